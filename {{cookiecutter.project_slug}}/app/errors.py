@@ -1,0 +1,40 @@
+"""One format for every error: `{"detail": ...}`, as FastAPI writes it."""
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, status
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+
+
+class Error(BaseModel):
+    """What went wrong, for people to read."""
+
+    detail: str
+
+
+# What any endpoint may answer; FastAPI documents 422 where there is something to validate.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status.HTTP_400_BAD_REQUEST: {"model": Error, "description": "Not readable"},
+    status.HTTP_413_CONTENT_TOO_LARGE: {"model": Error, "description": "Body too large"},
+    status.HTTP_500_INTERNAL_SERVER_ERROR: {"model": Error, "description": "The service failed"},
+}
+
+
+async def refuse(_: Request, error: RequestValidationError) -> Response:
+    """Tell what is wrong with a request and where, without repeating what was sent.
+
+    What was sent may be secret, or impossible to send back: NaN, half a surrogate pair.
+    """
+    problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+    return Response(
+        json.dumps({"detail": problems}),
+        status.HTTP_422_UNPROCESSABLE_CONTENT,
+        media_type="application/json",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer bad requests in this format."""
+    app.exception_handler(RequestValidationError)(refuse)

@@ -1,0 +1,51 @@
+"""The service, put together: read this first."""
+
+from fastapi import APIRouter, FastAPI
+from pydantic import BaseModel
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from app import errors, health, items
+from app.middleware import RequestMiddleware
+from app.settings import Settings
+
+router = APIRouter(tags=["root"])
+
+
+class Welcome(BaseModel):
+    """What the root answers."""
+
+    message: str
+
+
+@router.get("/")
+async def read_root() -> Welcome:
+    """Welcome the caller."""
+    return Welcome(message="Hello from FastAPI in a Docker container!")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service from `settings`, by default from the environment."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="{{ cookiecutter.project_name | quoted }}",
+        description="{{ cookiecutter.description | quoted }}",
+        version="0.1.0",
+        docs_url="/docs" if settings.docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        # A redirect to the path with a slash would name the wrong scheme and host behind a proxy.
+        redirect_slashes=False,
+        responses=errors.RESPONSES,
+    )
+    errors.install(app)
+    # The last one added is the outermost. It refuses what tells that it is too large; the inner one
+    # counts what does not tell. FastAPI's own limit would be outside both, and answer in plain text.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(RequestMiddleware, max_body_size=settings.max_body_size)
+    app.include_router(router)
+    app.include_router(health.router)
+    app.include_router(items.router)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,34 @@
+"""The service as a whole."""
+
+import tomllib
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+from app.main import app, create_app
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_root_welcomes(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert answer.json() == {"message": "Hello from FastAPI in a Docker container!"}
+
+
+def test_the_docs_are_served(client: TestClient) -> None:
+    assert "/openapi.json" in client.get("/docs").text
+    assert client.get("/openapi.json").json()["info"]["title"] == app.title
+
+
+def test_the_docs_can_be_turned_off() -> None:
+    client = TestClient(create_app(Settings(docs=False)))
+    assert client.get("/docs").status_code == 404
+    assert client.get("/openapi.json").status_code == 404
+
+
+def test_the_version_is_the_project_s() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert app.version == project["version"]
+    assert app.description == project["description"]

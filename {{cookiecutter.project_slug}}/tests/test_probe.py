@@ -1,0 +1,51 @@
+"""The health probe, against servers that are well, ill, slow and gone."""
+
+import socket
+from threading import Thread
+
+import pytest
+
+from app import probe
+
+
+def ask(answer: bytes, linger: bool = False) -> int:
+    """Return the probe's exit status when the server sends `answer`, and maybe says nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(answer)
+                if linger:
+                    connection.recv(1024)
+
+        thread = Thread(target=serve)
+        thread.start()
+        try:
+            return probe.main(server.getsockname()[1], timeout=0.3)
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content"])
+def test_success_is_healthy(status: bytes) -> None:
+    assert ask(status + b"\r\n\r\n") == 0
+
+
+@pytest.mark.parametrize(
+    "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 404 ", b"HTTP/1.1 307 ", b"220 ", b""]
+)
+def test_anything_else_is_not(status: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(status) == 1
+    assert capsys.readouterr().out.startswith("/livez: ")
+
+
+def test_silence_is_not() -> None:
+    assert ask(b"", linger=True) == 1
+
+
+def test_no_server_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert probe.main(port) == 1

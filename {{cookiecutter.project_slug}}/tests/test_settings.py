@@ -1,0 +1,69 @@
+"""Every environment variable: read, checked, and described where people look."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import ServerSettings, Settings
+
+ROOT = Path(__file__).parents[1]
+FIELDS = Settings.model_fields | ServerSettings.model_fields
+DOCUMENTED = {
+    name.upper(): "" if field.is_required() or field.default is None else str(field.default).lower()
+    for name, field in FIELDS.items()
+}
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_BODY_SIZE", "10")
+    monkeypatch.setenv("DOCS", "")
+    assert Settings() == Settings.model_construct(max_body_size=10, docs=True)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().docs = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("WORKERS", "0"),
+        ("WORKERS", "many"),
+        ("WEB_CONCURRENCY", "auto"),
+        ("ROOT_PATH", "shop/"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_not_repeated(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "8000")
+    monkeypatch.setenv("WORKERS", "1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        ServerSettings()
+    assert {problem["loc"][0] for problem in caught.value.errors()} == {name.lower()}
+    assert "input_value" not in str(caught.value)
+
+
+def test_the_readme_lists_every_variable_and_its_default() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \|\s*(.*?)\s*\|", readme, re.MULTILINE)
+    documented = {name: default.strip("`").lower() for name, default in rows}
+    image = {"PORT", "WORKERS"}
+    assert documented.keys() == DOCUMENTED.keys()
+    assert {k: v for k, v in documented.items() if k not in image} == {
+        k: v for k, v in DOCUMENTED.items() if k not in image
+    }
+
+
+def test_the_example_lists_every_variable_and_its_default() -> None:
+    lines = (ROOT / ".env.example").read_text("utf-8").lower()
+    assert dict(re.findall(r"^#([a-z_]+)=(.*)$", lines, re.MULTILINE)) == {
+        name.lower(): default for name, default in DOCUMENTED.items()
+    }
