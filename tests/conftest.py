@@ -1,0 +1,99 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_cookies.plugin import Cookies
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without the active virtual environment."""
+    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A generated service, as a folder and the answers that made it."""
+
+    path: Path
+    answers: dict[str, str | bool]
+
+    def files(self) -> list[str]:
+        """List every file, relative, with forward slashes, sorted."""
+        return sorted(
+            p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()
+        )
+
+    def read(self, name: str) -> str:
+        """Return the text of the file `name`."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def run(self, *command: str, **environment: str) -> str:
+        """Run `command` in the service's folder; return its output, or fail with it."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=clean_environment() | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def python(self, *arguments: str, **environment: str) -> str:
+        """Run this Python, which has all of the service's packages, in the service's folder."""
+        return self.run(sys.executable, *arguments, **environment)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of this repository without what working in it leaves behind.
+
+    Cookiecutter copies everything that it finds, caches and virtual environments included.
+    """
+    copy = tmp_path_factory.mktemp("repository") / "template"
+    left_behind = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis")
+    shutil.copytree(ROOT, copy, ignore=left_behind)
+    return copy
+
+
+Bake = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def bake(template: Path, cookies_session: Cookies) -> Bake:
+    """Return `bake(**answers)`, which generates a service, once for each set of answers.
+
+    Raises `ValueError` for an answer to a question that does not exist, which Cookiecutter
+    ignores, and `AssertionError` where generating fails. No virtual environment is made unless
+    `create_venv=True` is among the answers.
+    """
+    baked: dict[str, Service] = {}
+
+    def bake(**answers: str | int | bool) -> Service:
+        if unknown := answers.keys() - set(QUESTIONS):
+            raise ValueError(f"no such question: {', '.join(sorted(unknown))}")
+        answers = {"create_venv": False, **answers}
+        key = json.dumps(answers, sort_keys=True)
+        if key not in baked:
+            result = cookies_session.bake(extra_context=answers, template=str(template))
+            assert result.exception is None, result.exception
+            baked[key] = Service(result.project_path, result.context)
+        return baked[key]
+
+    return bake

@@ -1,0 +1,136 @@
+"""Real images and containers for the tests behind the `docker` marker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx2
+import pytest
+
+HARDENED = (
+    "--read-only",
+    *("--cap-drop", "ALL"),
+    *("--security-opt", "no-new-privileges"),
+    *("--pids-limit", "128"),
+    *("--memory", "256m"),
+)
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    """Run `docker`; return what it prints on both streams, or fail with it."""
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}\n{done.stdout}"
+    return done.stdout.strip()
+
+
+def require_docker() -> None:
+    """Skip the test where no Docker Engine answers, or fail it if REQUIRE_DOCKER=1 asks for that."""
+    try:
+        done = subprocess.run(["docker", "info"], capture_output=True, text=True)
+        reason = "" if done.returncode == 0 else done.stderr.strip()
+    except OSError as error:
+        reason = str(error)
+    if reason and os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"REQUIRE_DOCKER=1, and no Docker Engine answers: {reason}")
+    if reason:
+        pytest.skip(f"no Docker Engine answers: {reason}")
+
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], seconds: float, what: Callable[[], str] = str) -> T:
+    """Return the first true value of `condition`, or fail after `seconds` with what `what` says."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s\n{what()}"
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that was started from an image of ours."""
+
+    name: str
+    port: int
+
+    def inspect(self, template: str) -> str:
+        """Return what `docker inspect --format` makes of `template`."""
+        return docker("inspect", "--format", template, self.name)
+
+    @property
+    def health(self) -> str:
+        """Return `starting`, `healthy` or `unhealthy`."""
+        return self.inspect("{{.State.Health.Status}}")
+
+    def wait_healthy(self, seconds: float = 30) -> None:
+        """Wait until the container is healthy, or fail with its log."""
+        wait_until(lambda: self.health == "healthy", seconds, lambda: docker("logs", self.name))
+
+    @property
+    def url(self) -> str:
+        """Return the address at which this machine reaches the service."""
+        published = docker("port", self.name, str(self.port)).splitlines()[0]
+        return f"http://{published}"
+
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Send one request on a connection of its own."""
+        return httpx2.request(method, self.url + path, timeout=20, **options)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return every line of the log, each of which must be a JSON object."""
+        return [json.loads(line) for line in docker("logs", self.name).splitlines()]
+
+    def processes(self) -> int:
+        """Count the worker processes: all but the first."""
+        return len(docker("top", self.name).splitlines()) - 2
+
+    def stop(self) -> int:
+        """Stop the container as an operator does, and return its exit status."""
+        docker("stop", self.name)
+        return int(self.inspect("{{.State.ExitCode}}"))
+
+
+@contextmanager
+def container(
+    image: str, *options: str, port: int = 8000, command: tuple[str, ...] = ()
+) -> Iterator[Container]:
+    """Run a container of `image` with `options` of `docker run`, and remove it afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    docker(
+        "run",
+        "--detach",
+        "--name",
+        name,
+        "--publish",
+        f"127.0.0.1::{port}",
+        *options,
+        image,
+        *command,
+    )
+    try:
+        yield Container(name, port)
+    finally:
+        docker("rm", "--force", "--volumes", name, check=False)
+
+
+# The worst that was measured for each promise, by its number: what is measured, the figure, its unit.
+MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
+
+
+def measure(promise: int, what: str, value: float, unit: str = "") -> None:
+    """Remember `value` if it is the worst so far; `test_promises.py` can write the table."""
+    before, _ = MEASURED.setdefault(promise, {}).get(what, (value, unit))
+    MEASURED[promise][what] = (max(before, value), unit)

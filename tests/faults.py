@@ -1,0 +1,109 @@
+# Appended to app/main.py of the service that tests/test_promises.py runs: what goes wrong there.
+# ruff: noqa
+# mypy: ignore-errors
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+hoarded: list[bytes] = []
+
+
+@app.get("/faults/slow")
+async def slow(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+@app.get("/faults/never")
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+@app.get("/faults/events")
+async def events() -> StreamingResponse:
+    async def forever() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: tick\n\n"
+            await asyncio.sleep(0.2)
+
+    return StreamingResponse(forever(), media_type="text/event-stream")
+
+
+@app.get("/faults/large")
+async def large() -> StreamingResponse:
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"x" * 100_000
+
+    return StreamingResponse(much(), media_type="application/octet-stream")
+
+
+@app.get("/faults/block")
+async def block(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@app.get("/faults/sync")
+def sync(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@app.get("/faults/die")
+async def die() -> None:
+    os._exit(1)
+
+
+@app.get("/faults/error")
+async def error() -> None:
+    raise RuntimeError("a secret of the service")
+
+
+@app.get("/faults/client")
+async def client(request: Request) -> dict[str, str]:
+    return {"host": request.client.host, "url": str(request.url)}
+
+
+@app.get("/faults/livez")
+async def set_livez(status: int) -> None:
+    livez["status"] = status
+
+
+livez = {"status": 200}
+inner = app
+
+
+class Faulty:
+    """The service, with a /livez that does as it is told, and a lifespan that may fail."""
+
+    def __getattr__(self, name):
+        return getattr(inner, name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if os.environ.get("FAULT") == "die" and scope["type"] == "http":
+            os._exit(1)
+        if scope.get("path") == "/livez" and livez["status"] != 200:
+            if livez["status"] == 0:
+                await asyncio.Event().wait()
+            await send({"type": "http.response.start", "status": livez["status"], "headers": []})
+            await send({"type": "http.response.body"})
+            return
+        await inner(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def failing(_):
+    raise RuntimeError("the database is not there")
+    yield
+
+
+if os.environ.get("FAULT") == "lifespan":
+    app.router.lifespan_context = failing
+if os.environ.get("FAULT") == "import":
+    import a_module_that_is_not_there
+app = Faulty()

@@ -1,0 +1,121 @@
+"""What the benchmarks compute from what they measured; timings themselves are never asserted."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure, report
+from benchmarks.report import Goal, Results, Sample, Spread
+
+
+def samples(metric: str, **values: list[float]) -> list[Sample]:
+    return [
+        Sample(metric, "", candidate, number, value)
+        for candidate, listed in values.items()
+        for number, value in enumerate(listed)
+    ]
+
+
+def test_a_spread_is_the_median_and_what_is_least_and_greatest() -> None:
+    spread = Spread.of([3, 1, 2, 20])
+    assert spread == Spread(2.5, 1, 20)
+    assert str(spread) == "2.50 (1.00-20.0)"
+    assert str(Spread.of([7])) == "7.00"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.01234, "0.0123"), (1, "1.00"), (73.25, "73.2"), (1234.5, "1,234")],
+)
+def test_three_significant_digits_are_written(value: float, text: str) -> None:
+    assert report.short(value) == text
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    # The machine was three times slower in the last round, for both.
+    results = Results(samples("image", ours=[1, 1, 3], guide=[2, 2, 6, 100]))
+    assert results.ratio("image", "", "ours", "guide") == Spread(0.5, 0.5, 0.5)
+
+
+def test_a_goal_is_judged_by_its_worst_case() -> None:
+    measured = [
+        Sample("throughput", case, candidate, 0, value)
+        for case, ours, bare in (("a", 95, 100), ("b", 80, 100))
+        for candidate, value in (("ours", ours), ("bare", bare))
+    ]
+    goal = Goal("throughput", 0.9, "bare", least=True)
+    assert goal.check(Results(measured)) == ("b", Spread(0.8, 0.8, 0.8))
+    assert "b | 80.0 /s | bare: 100 /s | 0.800 | ≥ 0.9 | **missed** |" in report.goals_table(
+        Results(measured)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [([1, 2], "holds"), ([1, 6], "unclear"), ([6, 7], "**missed**")]
+)
+def test_a_goal_holds_where_it_holds_in_every_round(ours: list[float], verdict: str) -> None:
+    goal = Goal("image", 0.5, "guide")
+    checked = goal.check(Results(samples("image", ours=ours, guide=[10, 10])))
+    assert checked
+    assert goal.verdict(checked[1]) == verdict
+
+
+def test_what_was_not_measured_is_not_in_the_tables() -> None:
+    table = report.goals_table(Results(samples("image", ours=[30], guide=[75])))
+    assert (
+        "| Bytes added to the base image | 30.0 MB | guide: 75.0 MB | 0.400 | ≤ 0.4 | holds |"
+        in table
+    )
+    assert len(table.splitlines()) == 3
+
+
+def test_plots_are_svg_with_every_name_and_value() -> None:
+    measured = samples("image", **{"ours": [30.0], "guide": [70.0, 80.0], "a <peer>": [50.0]})
+    groups = {
+        "Bytes": {
+            c: Spread.of(list(Results(measured).values("image", "", c).values()))
+            for c in ("ours", "guide", "a <peer>")
+        }
+    }
+    for theme in report.THEMES:
+        root = ElementTree.fromstring(report.plot("Title", "note", groups, {"Bytes": "MB"}, theme))  # noqa: S314
+        texts = {element.text for element in root.iter() if element.tag.endswith("}text")}
+        assert {"Title", "note", "ours", "guide", "a <peer>", "30.0 MB", "75.0 MB"} <= texts
+
+
+def test_what_is_published_can_be_read_again() -> None:
+    published = json.loads((measure.HERE / "results" / "results.json").read_text(encoding="utf-8"))
+    found = Results(Sample(**sample) for sample in published["samples"])
+    table = (measure.HERE / "results" / "results.md").read_text(encoding="utf-8")
+    assert report.goals_table(found) in table
+    assert {"date", "command", "machine", "system", "packages"} <= published["about"].keys()
+
+
+def test_every_candidate_of_ours_is_complete(tmp_path: Path) -> None:
+    for folder in sorted((measure.HERE / "candidates").iterdir()):
+        candidate = measure.load_candidate(folder.name, folder, tmp_path, "3.13")
+        assert (candidate.folder / "Dockerfile").is_file()
+        assert candidate.python == "3.13"
+        assert candidate.on or (candidate.folder / candidate.changed).is_file()
+
+
+def test_cookiecutter_alone_renders_the_same_files(tmp_path: Path) -> None:
+    template = measure.copy_template(tmp_path / "template")
+    plain = measure.plain_template(template, tmp_path / "plain")
+    for source, into in ((template, "ours"), (plain, "alone")):
+        measure.render(source, tmp_path / into, project_slug="svc", create_venv="no")
+    ours, alone = (
+        {path.relative_to(tmp_path / into) for path in (tmp_path / into).rglob("*")}
+        for into in ("ours", "alone")
+    )
+    assert ours == alone
+
+
+def test_cores_are_shared_only_where_there_are_too_few() -> None:
+    assert measure.Cores.of(1) == measure.Cores("0", "0", "0")
+    assert measure.Cores.of(2) == measure.Cores("0", "0,1", "1")
+    assert measure.Cores.of(8) == measure.Cores("0", "0,1", "7")

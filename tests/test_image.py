@@ -1,0 +1,271 @@
+"""The image of a generated service, built and run for real."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bake, Service
+from tests.containers import (
+    HARDENED,
+    Container,
+    container,
+    docker,
+    measure,
+    require_docker,
+    wait_until,
+)
+from tests.test_service import COMBINATIONS, FILES
+
+pytestmark = pytest.mark.docker
+
+Build = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def build(bake: Bake) -> Iterator[Build]:
+    """Return `build(**answers)`, which builds the image of a service once, and names it."""
+    require_docker()
+    built: dict[str, str] = {}
+
+    def build(**answers: str | int) -> str:
+        key = json.dumps(answers, sort_keys=True)
+        if key not in built:
+            tag = f"template-test-{uuid.uuid4().hex[:12]}"
+            docker("build", "--tag", tag, str(bake(**answers).path))
+            built[key] = tag
+        return built[key]
+
+    yield build
+    for tag in built.values():
+        docker("rmi", "--force", tag, check=False)
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda answers: answers.get("python_version", "default"))
+def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
+    all_answers: dict[str, str | int] = {"python_version": "3.14", "port": 8000, "workers": 4}
+    all_answers.update(request.param)
+    return all_answers
+
+
+def check_endpoints(running: Container) -> None:
+    """Ask every endpoint of the guide for what it promises."""
+    assert running.request("GET", "/").json() == {
+        "message": "Hello from FastAPI in a Docker container!"
+    }
+    item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
+    assert running.request("GET", "/items/7?q=sale").json() == item
+    created = running.request("POST", "/items/", json={"name": "Lamp", "price": 12.5})
+    assert created.status_code == 201
+    assert created.json() == {
+        "message": "Item created successfully",
+        "item": {"name": "Lamp", "price": 12.5, "is_offer": None},
+    }
+    for path in "/health", "/livez", "/readyz":
+        assert running.request("GET", path).json() == {"status": "healthy"}
+    assert running.request("GET", "/docs").status_code == 200
+    assert running.request("GET", "/openapi.json").json()["openapi"]
+
+
+def cpus_of(running: Container) -> int:
+    """Return how many CPUs the container sees."""
+    return int(
+        docker("exec", running.name, "python", "-c", "import app.cpus; print(app.cpus.available())")
+    )
+
+
+def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Build) -> None:
+    with container(
+        build(**answers), *HARDENED, "--memory", "1g", port=int(answers["port"])
+    ) as running:
+        running.wait_healthy()
+        check_endpoints(running)
+        version = docker("exec", running.name, "python", "--version")
+        assert version.startswith(f"Python {answers['python_version']}.")
+        assert running.inspect("{{.Config.User}}") == "10001:10001"
+        assert {line.split()[0] for line in docker("top", running.name).splitlines()[1:]} == {
+            "10001"
+        }
+        workers = cpus_of(running) if answers["workers"] == "auto" else int(answers["workers"])
+        wait_until(lambda: running.processes() == workers, 20, lambda: docker("top", running.name))
+        assert running.stop() == 0
+        assert {line["level"] for line in running.log()} == {"INFO"}
+
+
+def test_both_locks_install_and_its_tests_pass(answers: dict[str, str | int], bake: Bake) -> None:
+    """Use the Python that was asked for, with plain pip."""
+    require_docker()
+    script = (
+        "cp -r /service /tmp/service && cd /tmp/service && python -m venv .venv && .venv/bin/pip install --quiet"
+        " --require-hashes -r requirements.txt -r requirements-dev.txt && .venv/bin/pip check"
+        " && .venv/bin/python -W error -m pytest"
+    )
+    image = f"python:{answers['python_version']}-slim-trixie"
+    mounts = [
+        f"--volume={bake(**answers).path}:/service:ro",
+        "--volume=template-test-pip:/root/.cache/pip",
+    ]
+    output = docker("run", "--rm", *mounts, image, "sh", "-c", script)
+    assert re.search(r"\d+ passed", output)
+    assert "skipped" not in output
+
+
+@pytest.mark.parametrize(
+    ("environment", "workers"),
+    [
+        ({"WORKERS": "2"}, 2),
+        ({"WORKERS": "2", "WEB_CONCURRENCY": "3"}, 3),
+        ({"WORKERS": "auto", "WEB_CONCURRENCY": ""}, None),
+        ({"PORT": "9999", "WORKERS": "1"}, 1),
+    ],
+)
+def test_the_environment_overrides_the_answers(
+    environment: dict[str, str], workers: int | None, build: Build
+) -> None:
+    options = [f"--env={name}={value}" for name, value in environment.items()]
+    with container(build(), *options, port=int(environment.get("PORT", 8000))) as running:
+        running.wait_healthy()
+        assert running.request("GET", "/health").status_code == 200
+        wait_until(
+            lambda: running.processes() == (workers or cpus_of(running)),
+            10,
+            lambda: docker("top", running.name),
+        )
+
+
+@pytest.mark.parametrize("user", ["10001", "65534", "1000670000:0"])
+def test_it_runs_hardened_as_any_user(user: str, build: Build) -> None:
+    with container(build(), *HARDENED, "--user", user) as running:
+        running.wait_healthy()
+        check_endpoints(running)
+        assert {line["level"] for line in running.log()} == {"INFO"}
+
+
+def test_it_answers_requests_that_are_under_way_at_a_stop(build: Build) -> None:
+    slow = "import app.main as m, asyncio\n@m.app.get('/slow')\nasync def slow() -> str:\n  await asyncio.sleep(4)\n  return 'done'\n"
+    script = f"import sys; sys.argv = ['app']\n{slow}\nimport app.__main__; app.__main__.main()"
+    with container(build(), command=("python", "-c", script)) as running:
+        running.wait_healthy()
+        curl = subprocess.Popen(
+            ["curl", "-s", f"{running.url}/slow"], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(1)
+        assert running.stop() == 0
+        assert curl.communicate(timeout=5)[0] == '"done"'
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--env=PORT=http", "setting PORT: "),
+        ("--tmpfs=/opt/venv/lib", "ModuleNotFoundError: No module named 'pydantic'"),
+        ("--tmpfs=/srv/app/items", "AttributeError: module 'app.items' has no attribute 'router'"),
+    ],
+)
+def test_a_failing_start_ends_it_with_the_reason(option: str, reason: str, build: Build) -> None:
+    with container(build(), option) as ended:
+        assert docker("wait", ended.name) == "1"
+        assert ended.log()[-1]["level"] == "CRITICAL"
+        assert ended.log()[-1]["message"].startswith(reason)
+
+
+SECRETS = [
+    *(".env", ".env.local", "app/.env", "app/items/.env.production", ".git/config", "id_rsa"),
+    *("app/id_rsa", "server.pem", "app/server.pem", ".netrc", "pip.conf", ".aws/credentials"),
+    *(".venv/secret.py", "app/__pycache__/main.cpython-314.pyc", "tests/secret.py", "app/.netrc"),
+]
+
+
+def layers(image: str, folder: Path) -> Iterator[bytes]:
+    """Yield every layer of `image`, unpacked, and its configuration."""
+    docker("save", "--output", str(folder / "image.tar"), image)
+    with tarfile.open(folder / "image.tar") as saved:
+        for blob in saved:
+            content = saved.extractfile(blob)
+            if content is not None:
+                data = content.read()
+                yield gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+
+
+def test_no_secret_test_or_cache_gets_in(bake: Bake, tmp_path: Path) -> None:
+    require_docker()
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    for name in SECRETS:
+        (service.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (service.path / name).write_text("canary-7f3a")
+    docker("build", "--tag", "template-test-secrets", str(service.path))
+    try:
+        contents = list(layers("template-test-secrets", tmp_path))
+        assert any(b"Hello from FastAPI" in content for content in contents)
+        assert not any(b"canary-7f3a" in content for content in contents)
+        measure(13, "secrets found", 0, f" of {len(SECRETS)}")
+    finally:
+        docker("rmi", "--force", "template-test-secrets")
+
+
+def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Build) -> None:
+    def ours(script: str, *options: str) -> list[str]:
+        return docker("run", "--rm", *options, build(), "sh", "-c", script).split()
+
+    def base(script: str, *options: str) -> list[str]:
+        return docker(
+            "run", "--rm", *options, "python:3.14-slim-trixie", "sh", "-c", script
+        ).split()
+
+    assert ours("cd /srv && find * -type f -not -name '*.pyc' | sort") == FILES_IN_IMAGE
+    installed = {path.lower() for path in ours("ls /opt/venv/bin /opt/venv/lib/*/site-packages")}
+    assert "fastapi" in installed
+    assert not installed & {"pip", "pip3", "setuptools", "wheel", "pytest"}
+    writable = "find / -xdev -writable -not -type l -not -path '/dev/*' 2>/dev/null | sort"
+    assert ours(writable) == base(writable, "--user=10001:10001")
+    setuid = "find / -xdev -perm /6000 -type f | sort"
+    assert ours(setuid, "--user=0") == base(setuid)
+
+
+FILES_IN_IMAGE = sorted(name for name in FILES if name.startswith(("app/", "gunicorn")))
+
+
+def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None:
+    script = (
+        "import app.main, gunicorn.app.wsgiapp, uvicorn_worker, os, sys;"
+        "print([m.__name__ for m in sys.modules.values() if getattr(m, '__cached__', None)"
+        " and not os.path.exists(m.__cached__)])"
+    )
+    assert docker("run", "--rm", build(), "python", "-c", script) == "[]"
+
+
+def test_a_change_in_the_app_rebuilds_only_the_last_layers(
+    bake: Bake, build: Build, tmp_path: Path
+) -> None:
+    build()
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    (service.path / "app/main.py").write_text(service.read("app/main.py") + f"# {uuid.uuid4()}\n")
+    output = docker(
+        "build", "--progress=plain", "--tag", "template-test-changed", str(service.path)
+    )
+    docker("rmi", "--force", "template-test-changed")
+    steps = dict.fromkeys(
+        line.split("] ")[1] for line in output.splitlines() if "] RUN" in line or "] COPY" in line
+    )
+    cached = {line.split()[0] for line in output.splitlines() if line.endswith("CACHED")}
+    anew = [
+        step
+        for step in steps
+        if not any(line.split()[0] in cached for line in output.splitlines() if step in line)
+    ]
+    assert anew == [
+        "COPY --chmod=755 app app",
+        "RUN python -m compileall -q --invalidation-mode checked-hash app",
+    ]

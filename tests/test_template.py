@@ -1,0 +1,153 @@
+"""The template's source: a service with every feature on, in which each tag is a comment."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import CONFIG, ROOT, TEMPLATE
+
+TAG = re.compile(r"\s*# \{% (if [a-z_.=!' \"]+|endif) %\}")
+FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")
+
+
+def sources() -> list[Path]:
+    """List the template's files as git knows them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", TEMPLATE.name],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def in_place(*command: str) -> None:
+    """Run `command` in the template folder, without leaving anything there."""
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=TEMPLATE,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_tag_is_a_whole_line_that_opens_or_closes_and_never_nests() -> None:
+    for source in sources():
+        depth = 0
+        for number, line in enumerate(source.read_text("utf-8").splitlines(), 1):
+            where = f"{source.relative_to(ROOT)}:{number}: {line}"
+            if "{%" in line:
+                assert TAG.fullmatch(line), where
+                depth += -1 if "endif" in line else 1
+            assert 0 <= depth <= 1, where
+        assert depth == 0, source
+
+
+def test_tags_stay_within_their_budget() -> None:
+    tags = lines = 0
+    for source in sources():
+        text = source.read_text("utf-8")
+        here = text.count("{%")
+        assert here <= 10, source
+        tags += here
+        lines += len(text.splitlines())
+    assert tags <= 0.03 * lines
+
+
+def test_a_feature_is_named_in_tags_exactly_if_it_is_listed() -> None:
+    tagged = {
+        name
+        for source in sources()
+        for line in source.read_text("utf-8").splitlines()
+        if TAG.fullmatch(line)
+        for name in FEATURE.findall(line)
+    }
+    assert tagged <= set(CONFIG["_features"])
+
+
+def test_the_features_paths_exist_once() -> None:
+    paths = [path for paths in CONFIG["_features"].values() for path in paths]
+    assert len(paths) == len(set(paths))
+    for path in paths:
+        assert (TEMPLATE / path).exists(), path
+
+
+def test_the_template_folder_passes_its_own_tests_in_place() -> None:
+    in_place("-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
+def test_the_template_folder_type_checks_in_place() -> None:
+    in_place("-m", "mypy", "--cache-dir", os.devnull)
+
+
+def test_the_repository_s_own_code_is_clean() -> None:
+    for command in (
+        ["-m", "ruff", "check", "--no-cache"],
+        ["-m", "ruff", "format", "--no-cache", "--check"],
+        ["-m", "mypy", "--cache-dir", os.devnull],
+    ):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Return the versions that `lock` pins, by package."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text("utf-8"), re.MULTILINE))
+
+
+RUNTIME = TEMPLATE / "requirements.txt"
+DEV = TEMPLATE / "requirements-dev.txt"
+TESTS = ROOT / "tests" / "requirements.txt"
+
+
+def test_the_locks_fit_what_pyproject_asks_for() -> None:
+    service = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))
+    template = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    for lock, requirements in (
+        (RUNTIME, service["project"]["dependencies"]),
+        (DEV, service["dependency-groups"]["dev"]),
+        (TESTS, template["dependency-groups"]["dev"]),
+    ):
+        pinned = pins(lock)
+        for requirement in map(Requirement, requirements):
+            assert pinned[requirement.name] in requirement.specifier, requirement
+
+
+def test_a_package_has_one_version_in_all_locks() -> None:
+    tests = pins(TESTS)
+    for lock in RUNTIME, DEV:
+        assert pins(lock).items() <= tests.items()
+
+
+def test_the_image_gets_no_more_than_the_service_needs() -> None:
+    assert len(pins(RUNTIME)) <= 20
+    assert not pins(RUNTIME).keys() & {"pip", "pytest", "httpx2", "ruff", "mypy", "uvloop"}
+
+
+def test_every_pin_has_hashes() -> None:
+    for lock in RUNTIME, DEV, TESTS:
+        for entry in re.split(r"^(?=[a-z0-9])", lock.read_text("utf-8"), flags=re.MULTILINE)[1:]:
+            assert "--hash=sha256:" in entry, entry
+
+
+@pytest.mark.slow
+def test_the_locks_are_what_lock_py_writes() -> None:
+    before = {lock: lock.read_bytes() for lock in (RUNTIME, DEV, TESTS)}
+    try:
+        subprocess.run([sys.executable, "scripts/lock.py"], cwd=ROOT, check=True)
+        assert before == {lock: lock.read_bytes() for lock in before}
+    finally:
+        for lock, content in before.items():
+            lock.write_bytes(content)

@@ -1,0 +1,292 @@
+"""A template that goes on, services whose owners do too, and `cruft update` between them, for real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TEMPLATE, clean_environment
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = (ROOT / "docs/updating.md").read_text("utf-8")
+BIN = Path(sys.executable).parent
+
+Change = tuple[str, str, str]  # a file, what it says, what it is to say
+THEIRS: list[Change] = [
+    ("gunicorn.conf.py", "\nmax_requests = ", "\nbacklog = 512\nmax_requests = "),
+    ("Dockerfile", "--interval=10s", "--interval=15s"),
+    ("README.md", "\n## Operate it\n", "\n## Operate it\n\nRead the manual.\n"),
+    ("app/main.py", "put together: read this first.", "put together."),
+    ("requirements.txt", "\nclick==", "\nclick==99."),
+]
+OURS: list[Change] = [
+    ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
+    ("app/main.py", "(items.router)\n", "(items.router)\n    app.include_router(orders.router)\n"),
+    ("README.md", "The items are an example: nothing is kept.", "Orders are kept for ever."),
+    ("Dockerfile", "PORT=8000", "PORT=9999"),
+]
+ORDERS = """from fastapi import APIRouter
+
+router = APIRouter(prefix="/orders", tags=["orders"])
+
+
+@router.get("/")
+async def read_orders() -> list[str]:
+    \"\"\"List the orders.\"\"\"
+    return []
+"""
+
+
+def change(folder: Path, changes: Iterable[Change]) -> None:
+    """Change files, each of which must say once what is to be changed."""
+    for name, old, new in changes:
+        text = (folder / name).read_text("utf-8")
+        assert text.count(old) == 1, (name, old)
+        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def missing(folder: Path, changes: Iterable[Change]) -> list[Change]:
+    """List the changes that are not there."""
+    return [each for each in changes if each[2] not in (folder / each[0]).read_text("utf-8")]
+
+
+@dataclass(frozen=True)
+class Team:
+    """A folder for services, and a template at the address that the document names."""
+
+    folder: Path
+    template: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str, folder: str = ".", status: int = 0) -> str:
+        """Run `command` in `folder`; return its output, or fail if it ends otherwise."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder / folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def document(self, heading: str, folder: str = ".") -> str:
+        """Run the commands that stand below `heading` in the document, as they stand there."""
+        section = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
+        (text,) = (part for part in section if part.startswith(f"{heading}\n"))
+        commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+        assert commands
+        return self.run("bash", "-euo", "pipefail", "-c", commands, folder=folder)
+
+    def create(self, answers: str = '{"create_venv": false}') -> Path:
+        """Generate a service from version 1.0.0 with cruft."""
+        command = ["cruft", "create", "https://github.com/org/template", "--checkout", "1.0.0"]
+        self.run(*command, "--no-input", "--default-config", "--extra-context", answers)
+        return self.folder / "my-service"
+
+    def commit(self, folder: str) -> None:
+        """Commit all of a service."""
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Change"]):
+            self.run("git", *command, folder=folder)
+
+    def update(self, *options: str) -> str:
+        """Update the service."""
+        return self.run("cruft", "update", "--skip-apply-ask", *options, folder="my-service")
+
+    def status(self) -> dict[str, str]:
+        """Return git's two letters for each changed file of the service."""
+        lines = self.run("git", "status", "--porcelain", "-uall", folder="my-service").splitlines()
+        return {line[3:]: line[:2] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with the template as it is, 1.0.0, and a newer one, 1.1.0."""
+    if shutil.which("git") is None:
+        pytest.skip("no git on this machine")
+    repository = tmp_path_factory.mktemp("releases") / "template"
+    shutil.copytree(template, repository)
+
+    def release(version: str) -> None:
+        git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
+        for command in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["commit", "-qm", version],
+            ["tag", version],
+        ):
+            subprocess.run([*git, *command], cwd=repository, check=True)
+
+    release("1.0.0")
+    service = repository / TEMPLATE.name
+    change(service, THEIRS)
+    change(service, [("app/items/routes.py", "price=10.5", "price=0.5")])
+    (service / ".editorconfig").write_text("root = true\n")
+    release("1.1.0")
+    return repository
+
+
+@pytest.fixture
+def team(releases: Path, tmp_path: Path) -> Team:
+    config = tmp_path / "gitconfig"
+    config.write_text(
+        "[user]\n\tname = Test\n\temail = test@localhost\n[init]\n\tdefaultBranch = main\n"
+        f'[url "{releases}"]\n\tinsteadOf = https://github.com/org/template\n'
+        "\tinsteadOf = https://github.com/org/template.git\n"
+    )
+    (tmp_path / "cookiecutter.yaml").write_text(
+        f"replay_dir: {tmp_path}\ncookiecutters_dir: {tmp_path}\n"
+    )
+    environment = clean_environment() | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "GIT_CONFIG_GLOBAL": str(config),
+        "COOKIECUTTER_CONFIG": str(tmp_path / "cookiecutter.yaml"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    (tmp_path / "services").mkdir()
+    return Team(tmp_path / "services", releases, environment)
+
+
+def leftovers(service: Path) -> list[str]:
+    """List what a patch that does not fit leaves behind."""
+    return [
+        path.name
+        for path in service.rglob("*")
+        if path.is_file()
+        and ".git" not in path.parts
+        and (path.suffix in (".rej", ".orig") or b"<<<<<<<" in path.read_bytes())
+    ]
+
+
+def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Team) -> None:
+    nowhere = "http://127.0.0.1:9/simple/"  # whatever tries to make a .venv says that it cannot
+    offline = {
+        "PIP_INDEX_URL": nowhere,
+        "UV_DEFAULT_INDEX": nowhere,
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    team = replace(team, environment=team.environment | offline)
+    service = team.create("{}")
+    team.commit("my-service")
+    (service / ".venv").mkdir()
+    (service / ".venv" / "made").write_text("by hand")
+    change(service, OURS)
+    (service / "app/orders").mkdir()
+    (service / "app/orders/__init__.py").write_text(ORDERS)
+    team.commit("my-service")
+    stamp = (service / ".venv").stat().st_mtime_ns
+    team.run("cruft", "check", folder="my-service", status=1)
+
+    output = team.update()
+
+    assert missing(service, THEIRS) == []
+    assert missing(service, OURS) == []
+    assert (service / ".editorconfig").exists()
+    assert (service / "app/orders/__init__.py").read_text() == ORDERS
+    assert "price=10.5" in (service / "app/items/routes.py").read_text()
+    assert leftovers(service) == []
+    files = {name for name, *_ in THEIRS} | {".cruft.json", ".editorconfig"}
+    assert team.status().keys() == files
+    assert "U" not in "".join(team.status().values())
+    assert (service / ".venv").stat().st_mtime_ns == stamp
+    assert [path.name for path in (service / ".venv").iterdir()] == ["made"]
+    assert ".venv" not in output
+    team.run("cruft", "check", folder="my-service")
+    main = "from app.main import create_app; print(create_app().openapi()['paths'].keys())"
+    assert "/orders/" in team.run(sys.executable, "-c", main, folder="my-service")
+
+
+def test_where_both_changed_the_same_lines_both_versions_stand(team: Team) -> None:
+    service = team.create()
+    team.commit("my-service")
+    change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])
+    team.commit("my-service")
+    output = team.update()
+    assert "Applied patch to 'Dockerfile' with conflicts" in output
+    assert "Good work!" in output  # which is why the document says how to see conflicts
+    assert {name for name, letters in team.status().items() if "U" in letters} == {"Dockerfile"}
+    shown = DOCUMENT.partition("```diff\n")[2].partition("```")[0]
+    assert shown in (service / "Dockerfile").read_text()
+    assert missing(service, THEIRS) == []
+    team.document("Conflicts", "my-service")
+    assert team.status() == {}
+    assert "--interval=60s" in (service / "Dockerfile").read_text()
+    assert leftovers(service) == []
+    team.run("cruft", "check", folder="my-service")
+
+
+def test_a_lock_that_both_changed_stays_the_owner_s_without_markers(team: Team) -> None:
+    service = team.create()
+    team.commit("my-service")
+    lock = service / "requirements.txt"
+    lock.write_text(re.sub(r"(?m)^click==", "added==1.0\nclick==", lock.read_text()))
+    mine = lock.read_text()
+    team.commit("my-service")
+    team.update()
+    assert team.status()["requirements.txt"] == "UU"
+    assert lock.read_text() == mine
+    assert missing(service, THEIRS) == THEIRS[4:]
+    team.run("git", "add", "requirements.txt", folder="my-service")
+    team.commit("my-service")
+    assert lock.read_text() == mine
+    team.run("cruft", "check", folder="my-service")
+
+
+def test_what_the_owner_deleted_does_not_come_back(team: Team) -> None:
+    service = team.create()
+    team.commit("my-service")
+    shutil.rmtree(service / "app/items")
+    (service / "Dockerfile").unlink()
+    team.commit("my-service")
+    team.update()
+    assert not (service / "app/items").exists()
+    assert not (service / "Dockerfile").exists()
+    assert leftovers(service) == []
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_originals_that_were_never_committed_end_in_reject_files(in_git: bool, team: Team) -> None:
+    service = team.create()
+    change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])
+    if in_git:
+        team.commit("my-service")
+    team.update()
+    assert leftovers(service) == ["Dockerfile.rej"]
+    assert "--interval=60s" in (service / "Dockerfile").read_text()
+    assert "backlog" in (service / "gunicorn.conf.py").read_text()
+
+
+def test_the_document_s_commands_generate_update_and_change_dozens(team: Team) -> None:
+    services = DOCUMENT.partition("```json\n")[2].partition("```")[0]
+    (team.folder / "services.jsonl").write_text(services)
+    team.document("Generate dozens")
+    team.document("Update", "price-list")
+    team.run("git", "commit", "-qam", "Update", folder="price-list")
+    team.document("Change an answer", "price-list")
+    dockerfile = (team.folder / "price-list/Dockerfile").read_text()
+    assert "ARG PYTHON_VERSION=3.15\n" in dockerfile
+    assert "PORT=9000" in dockerfile
+    assert "--interval=15s" in dockerfile
+    assert "PORT=9001" in (team.folder / "orders/Dockerfile").read_text()
+
+
+def test_a_service_that_was_generated_without_cruft_is_adopted(team: Team) -> None:
+    answers = ["project_name=Stock", "create_venv=no"]
+    command = ["cookiecutter", "gh:org/template", "--checkout", "1.0.0", "--no-input", *answers]
+    team.run(*command)
+    team.commit("stock")
+    assert '"Stock"' in (team.folder.parent / "template.json").read_text()
+    shown = team.document("Adopt", "stock")
+    assert "diff" not in shown
+    team.run("cruft", "update", "-y", folder="stock")
+    assert missing(team.folder / "stock", THEIRS) == []
