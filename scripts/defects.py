@@ -1,0 +1,342 @@
+"""Show that the tests bite: seed one defect at a time, and see the suite fail.
+
+Copies the repository for each of 30 defects, applies it there, and runs the quickest tests that should
+notice. Every selection has to pass without the defect, else a failure would mean nothing. Ends with status
+0 only if all 30 are caught; `--without-docker` leaves out those that only a container shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SERVICE = "{{cookiecutter.project_slug}}"
+LEFT_BEHIND = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis")
+
+
+class Defect(NamedTuple):
+    """A fault that somebody could commit: every `old` in `file` becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    """Arguments of pytest. What begins with `service` is run in the template folder, with the
+    service's own tests, which the suite runs there as a whole."""
+
+    @property
+    def needs_docker(self) -> bool:
+        """Whether the tests run containers."""
+        return self.tests.startswith("-m docker ")
+
+
+DEFECTS = [
+    Defect(
+        "the image runs as root",
+        f"{SERVICE}/Dockerfile",
+        "USER 10001:10001",
+        "",
+        "-m docker tests/test_image.py -k runs_as_answered_and_stops[default]",
+    ),
+    Defect(
+        "CMD in shell form",
+        f"{SERVICE}/Dockerfile",
+        'CMD ["python", "-m", "app"]',
+        "CMD python -m app",
+        "tests/test_service.py -k dockerfile_is_clean[default]",
+    ),
+    Defect(
+        "no health check",
+        f"{SERVICE}/Dockerfile",
+        "HEALTHCHECK ",
+        "# HEALTHCHECK ",
+        "tests/test_service.py -k dockerfile_is_clean[default]",
+    ),
+    Defect(
+        "the port fixed in the Dockerfile",
+        f"{SERVICE}/Dockerfile",
+        "{{ cookiecutter.port }}",
+        "8000",
+        "tests/test_service.py -k stand_in_one_place",
+    ),
+    Defect(
+        "the service's folder writable by everybody",
+        f"{SERVICE}/Dockerfile",
+        "COPY --chmod=755 app app",
+        "COPY --chmod=777 app app",
+        "-m docker tests/test_image.py -k nothing_to_write",
+    ),
+    Defect(
+        ".dockerignore lets everything in",
+        f"{SERVICE}/.dockerignore",
+        "\n*\n",
+        "\n",
+        "-m docker tests/test_image.py -k no_secret",
+    ),
+    Defect(
+        "Compose lets the container write",
+        f"{SERVICE}/compose.yaml",
+        "read_only: true",
+        "read_only: false",
+        "-m docker tests/test_make.py -k compose_runs",
+    ),
+    Defect(
+        "an entry of the lock without a hash",
+        f"{SERVICE}/requirements.txt",
+        "    --hash=sha256:",
+        "    # sha256:",
+        "tests/test_template.py -k every_pin_has_hashes",
+    ),
+    Defect(
+        "a description without quotes in pyproject.toml",
+        f"{SERVICE}/pyproject.toml",
+        '"{{ cookiecutter.description | quoted }}"',
+        '"{{ cookiecutter.description }}"',
+        "tests/test_service.py -k gives_back_the_answers",
+    ),
+    Defect(
+        "a name that is not encoded in main.py",
+        f"{SERVICE}/app/main.py",
+        "cookiecutter.project_name | quoted",
+        "cookiecutter.project_name",
+        "tests/test_service.py -k gives_back_the_answers",
+    ),
+    Defect(
+        "a tag inside a line",
+        f"{SERVICE}/pyproject.toml",
+        'requires-python = ">=3.11"',
+        'requires-python = ">=3.11" # {% if cookiecutter.create_venv %} # {% endif %}',
+        "tests/test_template.py -k whole_line",
+    ),
+    Defect(
+        "line ends as in the check-out",
+        "cookiecutter.json",
+        '  "_new_lines": "\\n",\n',
+        "",
+        "tests/test_faults.py -k crlf",
+    ),
+    Defect(
+        "`make rm` without asking",
+        f"{SERVICE}/Makefile",
+        "\t$(call ask,Stop and remove the container $(NAME)?)\n",
+        "",
+        "tests/test_service.py -k asks_first",
+    ),
+    Defect(
+        "a hook that fails without a network",
+        "hooks/post_gen_project.py",
+        "    return False\n\n\ndef main",
+        "    raise SystemExit(1)\n\n\ndef main",
+        "tests/test_venv.py -k a_uv_that_fails",
+    ),
+    Defect(
+        "an update that makes a .venv",
+        "hooks/post_gen_project.py",
+        'return "_commit" in context and inside',
+        'return "commit" in context and inside',
+        "tests/test_hook.py -k is_a_comparison",
+    ),
+    Defect(
+        "a short name that leaves the folder",
+        "local_extensions.py",
+        "\\Z)[a-z][a-z0-9]*(",
+        "\\Z)(\\.\\./)?[a-z][a-z0-9]*(",
+        "tests/test_answers.py -k command_line_refuses",
+    ),
+    Defect(
+        "a port too many",
+        "local_extensions.py",
+        "(1024, 65535,",
+        "(1023, 65535,",
+        "tests/test_answers.py -k other_ports",
+    ),
+    Defect(
+        "unknown answers ignored",
+        "local_extensions.py",
+        "        _refuse(_given())\n",
+        "",
+        "tests/test_answers.py -k command_line_refuses",
+    ),
+    Defect(
+        "every proxy believed",
+        f"{SERVICE}/app/settings.py",
+        'forwarded_allow_ips: str = "127.0.0.1,::1"',
+        'forwarded_allow_ips: str = "*"',
+        "service tests/test_settings.py",
+    ),
+    Defect(
+        "WORKERS ignored",
+        f"{SERVICE}/gunicorn.conf.py",
+        'cpus.available() if settings.workers == "auto" else settings.workers',
+        "7",
+        "-m docker tests/test_image.py -k environment_overrides",
+    ),
+    Defect(
+        "heartbeats on the disk",
+        f"{SERVICE}/gunicorn.conf.py",
+        "worker_tmp_dir = ",
+        "elsewhere = ",
+        "-m docker tests/test_image.py -k hardened_as_any_user[10001]",
+    ),
+    Defect(
+        "a probe that takes a failure for health",
+        f"{SERVICE}/app/probe.py",
+        '("HTTP/1.0 2", "HTTP/1.1 2")',
+        '("HTTP/1.0 ", "HTTP/1.1 ")',
+        "service tests/test_probe.py",
+    ),
+    Defect(
+        "no `nosniff`",
+        f"{SERVICE}/app/server.py",
+        '            ("x-content-type-options", "nosniff"),\n',
+        "",
+        "service tests/test_server.py -k serves_logs_json",
+    ),
+    Defect(
+        "slow clients never dropped",
+        f"{SERVICE}/app/server.py",
+        "connection.transport.abort()",
+        "pass",
+        "service tests/test_server.py -k does_not_go_on",
+    ),
+    Defect(
+        "connections reset at a stop",
+        f"{SERVICE}/app/server.py",
+        "    async def shutdown(self",
+        "    async def unused(self",
+        "-m docker tests/test_promises.py -k accepted_and_then_reset[2]",
+    ),
+    Defect(
+        "any request id accepted",
+        f"{SERVICE}/app/middleware.py",
+        "given if PLAIN_ID.fullmatch(given) else",
+        "given or",
+        "service tests/test_middleware.py",
+    ),
+    Defect(
+        "the query in the log",
+        f"{SERVICE}/app/middleware.py",
+        '"path": scope["path"],',
+        '"path": scope["path"] + "?" + scope["query_string"].decode(),',
+        "service tests/test_middleware.py",
+    ),
+    Defect(
+        "a 500 that tells what went wrong",
+        f"{SERVICE}/app/middleware.py",
+        '"Internal Server Error")',
+        "repr(sys.exception()))",
+        "service tests/test_middleware.py",
+    ),
+    Defect(
+        "no limit for bodies in pieces",
+        f"{SERVICE}/app/main.py",
+        "    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)\n",
+        "",
+        "service tests/test_middleware.py",
+    ),
+    Defect(
+        "an answer without its item_id",
+        f"{SERVICE}/app/items/routes.py",
+        "q: str | None = None) -> Item:",
+        "q: str | None = None) -> NewItem:",
+        "service tests/items",
+    ),
+]
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """Copy what is worked on to `folder`; git knows the files, as some tests ask it for them."""
+    copy = folder / "template"
+    shutil.copytree(ROOT, copy, ignore=LEFT_BEHIND)
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    return copy
+
+
+def run(tests: str, defect: Defect | None = None) -> tuple[int, str]:
+    """Run `tests` on a fresh copy of the repository, with `defect`; return status and output."""
+    words = tests.split()
+    in_service = words[0] == "service"
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "REQUIRE_DOCKER": "1"}
+    if "docker" not in words:
+        environment["DOCKER_HOST"] = "tcp://127.0.0.1:9"  # a defect must not touch what runs here
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_of_repository(Path(folder))
+        if defect:
+            file = copy / defect.file
+            text = file.read_text(encoding="utf-8")
+            if defect.old not in text:
+                return 0, f"{defect.file} no longer holds {defect.old!r}"
+            file.write_text(text.replace(defect.old, defect.new), encoding="utf-8")
+        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            pytest + words[in_service:],
+            cwd=copy / SERVICE if in_service else copy,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+    return done.returncode, done.stdout
+
+
+def run_all(defects: Iterable[Defect]) -> list[Defect]:
+    """Seed each of `defects`, say what came of it, and return those that went unnoticed."""
+    missed = []
+    # One after the other where containers are measured: on a busy machine, times mean nothing.
+    for docker, at_once in ((False, 2), (True, 1)):
+        chosen = [each for each in defects if each.needs_docker is docker]
+        with ThreadPoolExecutor(at_once) as pool:
+            selections = list(dict.fromkeys(each.tests for each in chosen))
+            for tests, (status, output) in zip(selections, pool.map(run, selections), strict=True):
+                if status:
+                    sys.exit(f"Without any defect, this does not pass: pytest {tests}\n{output}")
+            results = pool.map(lambda each: run(each.tests, each), chosen)
+            for defect, (status, output) in zip(chosen, results, strict=True):
+                caught = status == 1  # not 2 to 5: nothing was run
+                print(f"{'caught' if caught else 'NOT CAUGHT'}: {defect.name}", flush=True)
+                if not caught:
+                    missed.append(defect)
+                    print(f"    {defect.file}: pytest {defect.tests}\n{output}", flush=True)
+    return missed
+
+
+def docker_answers() -> bool:
+    """Tell whether there is a Docker Engine."""
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def main() -> int:
+    """Return 0 if every defect was caught, and none left out but by `--without-docker`; else 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--without-docker", action="store_true", help="leave out what needs it")
+    parser.add_argument("names", nargs="*", help="only defects whose names hold one of these")
+    options = parser.parse_args()
+    begin = time.monotonic()
+    chosen = [d for d in DEFECTS if any(name in d.name for name in options.names or [""])]
+    docker = not options.without_docker and docker_answers()
+    skipped = [] if docker else [d for d in chosen if d.needs_docker]
+    missed = run_all([d for d in chosen if d not in skipped])
+    for defect in skipped:
+        print(f"skipped, needs Docker: {defect.name}")
+    caught = len(chosen) - len(skipped) - len(missed)
+    print(f"{caught} of {len(chosen)} caught in {time.monotonic() - begin:.0f} s")
+    return 1 if missed or (skipped and not options.without_docker) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
