@@ -18,6 +18,7 @@ server.Worker.CONFIG_KWARGS |= {
     "timeout_graceful_shutdown": settings.graceful_timeout,
     "limit_max_requests_jitter": settings.max_requests // 10,
 }
+when_ready = server.refuse_at_stop
 on_exit = server.say_why
 
 # The service is imported once, before the workers are forked from it: half the memory and time.

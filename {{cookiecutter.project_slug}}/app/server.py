@@ -1,5 +1,6 @@
 """What uvicorn and gunicorn leave open: slow clients, a stop without a lost request, the last word."""
 
+import array
 import asyncio
 import contextlib
 import logging
@@ -7,8 +8,9 @@ import math
 import mmap
 import signal
 import socket
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httptools
@@ -22,8 +24,15 @@ log = logging.getLogger("app.server")
 
 # Bytes of a request's line and headers together; httptools itself takes any number.
 MAX_HEAD = 32_768
+# Seconds in which a handshake that had begun before a stop may still end.
+HANDSHAKE = 0.1
 # Seconds in which a connection that is open at a stop may still bring a request.
 LAST_CHANCE = 0.5
+
+# Linux's option to look at a socket's packets first, and the program for it (see bpf(4)): load the
+# byte of the TCP header that has the flags; pass all that do not begin a connection.
+SO_ATTACH_FILTER = 26
+NO_SYN = (0x30, 0, 0, 13), (0x45, 1, 0, 0x02), (0x06, 0, 0, 0xFFFF_FFFF), (0x06, 0, 0, 0)
 
 # Shared by the master and its workers: why a worker could not start.
 _cause = mmap.mmap(-1, 1024)
@@ -180,7 +189,8 @@ class Server(uvicorn.Server):
         uvicorn alone would reset what the kernel has accepted but nobody has read yet.
         """
         loop = asyncio.get_running_loop()
-        # Nothing else runs between these two steps, so next to nothing can arrive between them.
+        await asyncio.sleep(HANDSHAKE)
+        # At a stop nothing can arrive between these two steps: see `refuse_at_stop`.
         accepted = [sock for listener in sockets or [] for sock in _accept_all(listener)]
         for server in self.servers:
             server.close()
@@ -236,6 +246,31 @@ class Worker(UvicornWorker):
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def refuse_at_stop(arbiter: Arbiter) -> None:
+    """Let the master take no new handshake from the moment on when it begins to stop.
+
+    Else one may end between a worker's last `accept` and the closing of the socket, and is reset.
+    A client whose handshake is not taken tries again after a second, and is refused.
+    """
+    stop = arbiter.stop
+
+    def refuse_and_stop(graceful: bool = True) -> None:
+        _refuse(listener.sock for listener in arbiter.LISTENERS)
+        stop(graceful)  # type: ignore[no-untyped-call]
+
+    arbiter.stop = refuse_and_stop  # type: ignore[method-assign]  # there is no hook
+
+
+def _refuse(sockets: Iterable[socket.socket]) -> None:
+    program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_SYN))
+    address, _ = program.buffer_info()
+    for sock in sockets:
+        with contextlib.suppress(OSError):  # a kernel that has no such thing
+            sock.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_SYN), address)
+            )
 
 
 def say_why(_: Arbiter | None = None) -> None:

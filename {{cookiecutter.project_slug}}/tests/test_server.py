@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 if os.name == "nt":
     pytest.skip("gunicorn does not run on Windows", allow_module_level=True)
 
-from app.server import MAX_HEAD
+from app.server import MAX_HEAD, refuse_at_stop
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,6 +162,24 @@ def test_a_stop_lets_requests_finish_and_ends_those_that_do_not() -> None:
     assert b"connection: close" in quick
     assert endless.startswith(b"HTTP/1.1 503 ")
     assert idle == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse handshakes")
+def test_a_stop_begins_with_taking_no_new_handshake() -> None:
+    said: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        master: Any = SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)], stop=said.append)
+        refuse_at_stop(master)
+        with socket.create_connection(address, timeout=5) as before:
+            master.stop(True)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            before.sendall(b"still heard")
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(100) == b"still heard"
+    assert said == [True]
 
 
 def test_a_header_that_does_not_end_is_refused(port: int) -> None:
