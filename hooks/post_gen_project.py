@@ -29,6 +29,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 CONTEXT = r"""{{ cookiecutter | tojson }}"""
+# Folders of features whose files take the place of others, where they were chosen.
+INSTEAD = ["stateless"]
 SUPPORTED = ["3.15", "3.14", "3.13", "3.12", "3.11"]
 INSTALL = ["install", "--require-hashes", "-r", "requirements.txt", "-r", "requirements-dev.txt"]
 INSPECT = """import os, sys
@@ -306,6 +308,9 @@ def main(context: dict[str, Any]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     for path in unwanted_paths(context):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in filter(Path.is_dir, map(Path, INSTEAD)):
+        shutil.copytree(folder, ".", dirs_exist_ok=True)
+        shutil.rmtree(folder)
     folder, version, windows = Path.cwd(), context["python_version"], os.name == "nt"
     if is_comparison(context, folder, tempfile.gettempdir()):
         return

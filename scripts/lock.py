@@ -9,11 +9,15 @@ All three come out of one resolution, so a package has one version everywhere. N
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from jinja2 import Environment
 
 ROOT = Path(__file__).parents[1]
 SERVICE = ROOT / "{{cookiecutter.project_slug}}"
@@ -21,6 +25,13 @@ RUNTIME = SERVICE / "requirements.txt"
 DEV = SERVICE / "requirements-dev.txt"
 TESTS = ROOT / "tests" / "requirements.txt"
 OLDEST_PYTHON = "3.11"
+CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+# Which answers need a package, and how a tag says so.
+CONDITIONS = {
+    frozenset({"sqlite", "postgresql"}): 'cookiecutter.database != "none"',
+    frozenset({"sqlite"}): 'cookiecutter.database == "sqlite"',
+    frozenset({"postgresql"}): 'cookiecutter.database == "postgresql"',
+}
 
 
 def compile_lock(target: Path, work: Path, *arguments: str) -> None:
@@ -47,6 +58,46 @@ def compile_lock(target: Path, work: Path, *arguments: str) -> None:
     )
 
 
+def pyproject(**answers: str) -> str:
+    """Return the service's pyproject.toml for `answers`; without any, with every feature on."""
+    text = (SERVICE / "pyproject.toml").read_text(encoding="utf-8")
+    # The service's name is an answer, and no installer reads it before it is given.
+    text = text.replace("{{ cookiecutter.project_slug }}", "service")
+    if not answers:
+        return text
+    environment = Environment(autoescape=False, **CONFIG["_jinja2_env_vars"])  # noqa: S701 - no HTML
+    environment.filters["quoted"] = str
+    return environment.from_string(text).render(cookiecutter=answers)
+
+
+def entries(lock: Path) -> list[str]:
+    """Split `lock` before each package: its head, then an entry for each."""
+    return re.split(r"^(?=[a-z0-9])", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def tag(work: Path) -> None:
+    """Put what not every answer needs between tags, in the runtime lock."""
+    head, *packages = entries(RUNTIME)
+    needed: dict[str, set[str]] = {package: set() for package in packages}
+    for answer in CONFIG["database"]:
+        (work / "pyproject.toml").write_text(pyproject(database=answer), encoding="utf-8")
+        subset = work / "subset.txt"
+        subset.unlink(missing_ok=True)
+        compile_lock(subset, work, "pyproject.toml", "--constraint", str(RUNTIME))
+        for package in entries(subset)[1:]:
+            needed[package].add(answer)  # KeyError: not the same bytes in every lock
+    lines, open_tag = [head], ""
+    for package, answers in needed.items():
+        condition = CONDITIONS.get(frozenset(answers), "")
+        if condition != open_tag:
+            lines += ["# {% endif %}\n"] * bool(open_tag)
+            lines += [f"# {{% if {condition} %}}\n"] * bool(condition)
+        open_tag = condition
+        lines.append(package)
+    lines += ["# {% endif %}\n"] * bool(open_tag)
+    RUNTIME.write_text("".join(lines), encoding="utf-8")
+
+
 def lock(upgrade: bool) -> None:
     """Write the three locks, or raise `subprocess.CalledProcessError` with uv's reason printed."""
     if upgrade:
@@ -54,15 +105,13 @@ def lock(upgrade: bool) -> None:
             target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        # The service's name is an answer, and no installer reads it before it is given.
-        project = (SERVICE / "pyproject.toml").read_text(encoding="utf-8")
-        project = project.replace("{{ cookiecutter.project_slug }}", "service")
-        (work / "pyproject.toml").write_text(project, encoding="utf-8")
+        (work / "pyproject.toml").write_text(pyproject(), encoding="utf-8")
         compile_lock(
             TESTS, work, "pyproject.toml", "--group", "dev", "--group", f"{ROOT}/pyproject.toml:dev"
         )
         compile_lock(RUNTIME, work, "pyproject.toml", "--constraint", str(TESTS))
         compile_lock(DEV, work, "--group", "dev", "--constraint", str(TESTS))
+        tag(work)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ on_exit = server.say_why
 
 # The service is imported once, before the workers are forked from it: half the memory and time.
 preload_app = True
+pre_fork = server.freeze
 
 # A worker that is ending no longer says that it is alive.
 timeout = max(settings.worker_timeout, 2 * settings.graceful_timeout)

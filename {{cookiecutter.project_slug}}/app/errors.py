@@ -5,7 +5,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.routing import Match
 
 
 class Error(BaseModel):
@@ -35,6 +37,24 @@ async def refuse(_: Request, error: RequestValidationError) -> Response:
     )
 
 
+async def not_allowed(request: Request, _: Exception) -> Response:
+    """Tell which methods the path has; Starlette tells those of the first route that has it."""
+    allowed = [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
+    return JSONResponse(
+        {"detail": "Method Not Allowed"},
+        status.HTTP_405_METHOD_NOT_ALLOWED,
+        {"Allow": ", ".join(allowed)},
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer bad requests in this format."""
     app.exception_handler(RequestValidationError)(refuse)
+    app.exception_handler(status.HTTP_405_METHOD_NOT_ALLOWED)(not_allowed)

@@ -4,6 +4,10 @@ from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel
+# {% if cookiecutter.database != "none" %}
+
+from app.database import Reachable
+# {% endif %}
 
 router = APIRouter(tags=["health"])
 
@@ -31,7 +35,12 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/readyz")
+@router.get(
+    "/readyz",
+    # {% if cookiecutter.database != "none" %}
+    dependencies=[Reachable],
+    # {% endif %}
+)
 async def ready() -> Health:
     """Tell that requests can be served; if this fails, waiting helps."""
     return Health()

@@ -5,6 +5,9 @@ from pydantic import BaseModel
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from app import errors, health, items
+# {% if cookiecutter.database != "none" %}
+from app.database import install as install_database
+# {% endif %}
 from app.middleware import RequestMiddleware
 from app.settings import Settings
 
@@ -38,6 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=errors.RESPONSES,
     )
     errors.install(app)
+    # {% if cookiecutter.database != "none" %}
+    install_database(app, settings)
+    # {% endif %}
     # The last one added is the outermost. It refuses what tells that it is too large; the inner one
     # counts what does not tell. FastAPI's own limit would be outside both, and answer in plain text.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)

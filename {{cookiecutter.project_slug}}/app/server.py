@@ -3,6 +3,7 @@
 import array
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import mmap
@@ -246,6 +247,11 @@ class Worker(UvicornWorker):
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def freeze(_: Arbiter, __: UvicornWorker) -> None:
+    """Leave what the master holds out of garbage collection, so that its workers go on sharing it."""
+    gc.freeze()
 
 
 def refuse_at_stop(arbiter: Arbiter) -> None:

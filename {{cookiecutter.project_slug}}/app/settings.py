@@ -5,6 +5,14 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+# {% if cookiecutter.database == "postgresql" %}
+
+DATABASE_URL = "postgresql+psycopg://app@localhost/app"
+# {% endif %}
+# {% if cookiecutter.database == "sqlite" %}
+
+DATABASE_URL = "sqlite+aiosqlite:///service.db"
+# {% endif %}
 
 
 class _Environment(BaseSettings):
@@ -26,6 +34,28 @@ class Settings(_Environment):
 
     max_body_size: NonNegativeInt = 1_048_576
     """Bytes that a request's body may have; a larger one is answered with 413."""
+    # {% if cookiecutter.database != "none" %}
+
+    database_url: str = Field(DATABASE_URL, repr=False)
+    """Where the database is, as SQLAlchemy writes it; it may hold the password."""
+
+    database_pool_size: PositiveInt = 5
+    """Connections of each worker to the database, at most."""
+
+    database_timeout: PositiveInt = 4
+    """Seconds that a request may use the database for; then it is answered with 503."""
+    # {% endif %}
+    # {% if cookiecutter.database == "postgresql" %}
+
+    database_password: str = Field("", repr=False)
+    """Password for the database, if it is not in its URL."""
+
+    database_password_file: str = ""
+    """File that holds the password instead, such as a Docker secret."""
+
+    development: bool = False
+    """Whether this is a developer's machine, where the sample password will do."""
+    # {% endif %}
 
 
 class ServerSettings(_Environment):

@@ -1,17 +1,65 @@
 """What every test may ask for."""
 
+import asyncio
+# {% if cookiecutter.database == "postgresql" %}
+import os
+# {% endif %}
 from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.database import Base, create_engine, migrate
 from app.main import create_app
 from app.settings import Settings
 
 
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return where the tests' own database is."""
+    # {% if cookiecutter.database == "postgresql" %}
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        return url
+    # {% endif %}
+    # {% if cookiecutter.database == "sqlite" %}
+    return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database').as_posix()}/test.db"
+    # {% endif %}
+    # {% if cookiecutter.database == "postgresql" %}
+    pytest.skip("TEST_DATABASE_URL does not say where a PostgreSQL server is")
+    # {% endif %}
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Iterator[Settings]:
+    """Return settings for the tests' own database, up to date, and nothing else of the environment."""
+    settings = Settings.model_construct(
+        database_url=database_url,
+        # {% if cookiecutter.database == "postgresql" %}
+        development=True,
+        # {% endif %}
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        # For what runs as a process of its own.
+        environment.setenv("DATABASE_URL", database_url)
+        # {% if cookiecutter.database == "postgresql" %}
+        environment.setenv("DEVELOPMENT", "true")
+        # {% endif %}
+        migrate(settings)
+        yield settings
+
+
+async def empty(settings: Settings) -> None:
+    """Delete every row of every table."""
+    engine = create_engine(settings)
+    async with engine.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            await connection.execute(table.delete())
+    await engine.dispose()
+
+
 @pytest.fixture
-def client() -> Iterator[TestClient]:
-    """Return a client of a service with the default settings; errors in it become answers."""
-    settings = Settings.model_construct()
+def client(settings: Settings) -> Iterator[TestClient]:
+    """Return a client of a service with an empty database; errors in it become answers."""
+    asyncio.run(empty(settings))
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client

@@ -43,7 +43,7 @@ def test_a_request_is_one_line_without_its_query(
     caplog.set_level(logging.INFO)
     client.get("/items/7?q=secret")
     (line,) = lines(caplog)
-    assert line.getMessage() == "GET /items/{item_id} 200"
+    assert line.getMessage().startswith("GET /items/{item_id} ")
     assert vars(line).items() >= {"path": "/items/7", "route": "/items/{item_id}"}.items()
     assert "secret" not in str(vars(line))
 
@@ -85,14 +85,14 @@ def test_a_failure_after_half_an_answer_is_left_to_the_server() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit_is_refused(chunked: bool) -> None:
-    client = TestClient(create_app(Settings(max_body_size=30)))
+def test_a_body_over_the_limit_is_refused(chunked: bool, settings: Settings) -> None:
     body = b'{"name": "a", "price": 12345678}'
-    for content, status in ((body[:-3] + b"}", 201), (body, 413)):
-        answer = client.post(
-            "/items/",
-            content=iter([content[:9], content[9:]]) if chunked else content,
-            headers={"content-type": "application/json"},
-        )
-        assert answer.status_code == status
-        assert answer.headers["content-type"] == "application/json"
+    with TestClient(create_app(settings.model_copy(update={"max_body_size": 30}))) as client:
+        for content, status in ((body[:-3] + b"}", 201), (body, 413)):
+            answer = client.post(
+                "/items/",
+                content=iter([content[:9], content[9:]]) if chunked else content,
+                headers={"content-type": "application/json"},
+            )
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "application/json"

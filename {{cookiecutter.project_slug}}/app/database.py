@@ -1,0 +1,194 @@
+"""The database: its engine, a session for each request, its schema, what is answered without it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from fastapi import Depends, FastAPI, Request, status
+from fastapi.responses import JSONResponse
+from sqlalchemy import BigInteger, Dialect, Numeric, TypeDecorator, event, exc, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeEngine
+
+from app import logs
+from app.settings import Settings
+
+# Imported where it is needed: to serve requests, it is not.
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+log = logging.getLogger("app.database")
+
+# Where there is a schema, one row.
+VERSION = text("SELECT version_num FROM alembic_version")
+
+
+class Base(DeclarativeBase):
+    """What every table derives from."""
+
+
+class Money(TypeDecorator[Decimal]):
+    """Hold a decimal with two places; in SQLite, which has no decimals, the number of hundredths."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of the column."""
+        return BigInteger() if dialect.name == "sqlite" else self.impl_instance
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        """Convert what is written."""
+        return value if value is None or dialect.name != "sqlite" else int(value * 100)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """Convert what is read."""
+        return value if value is None or dialect.name != "sqlite" else Decimal(value).scaleb(-2)
+
+
+class State(TypedDict):
+    """What the lifespan gives to requests."""
+
+    engine: AsyncEngine
+    # Seconds that a request may use the database for, all in all.
+    timeout: float
+
+
+def create_engine(settings: Settings) -> AsyncEngine:
+    """Create the engine for `DATABASE_URL`; it connects when it is first used."""
+    url = make_url(settings.database_url)
+    # {% if cookiecutter.database == "postgresql" %}
+    if password := _password(settings):
+        url = url.set(password=password)
+    if url.drivername in ("postgres", "postgresql"):  # as hosting platforms write it
+        url = url.set(drivername="postgresql+psycopg")
+    if url.password == SAMPLE_PASSWORD and not settings.development:
+        raise ValueError("DATABASE_PASSWORD is the sample; set another one, or DEVELOPMENT=true")
+    # {% endif %}
+    sqlite = url.get_backend_name() == "sqlite"
+    engine = create_async_engine(
+        url,
+        # Values may be secret; they are not logged with errors.
+        hide_parameters=True,
+        # A connection that the server has closed is replaced before it is used.
+        pool_pre_ping=not sqlite,
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_timeout,
+        # For SQLite, how long to wait while another process writes.
+        connect_args={"timeout" if sqlite else "connect_timeout": settings.database_timeout},
+    )
+    if sqlite:
+        event.listen(engine.sync_engine, "connect", _check_foreign_keys)
+    return engine
+
+
+# {% if cookiecutter.database == "postgresql" %}
+# As in .env.example.
+SAMPLE_PASSWORD = "change-me"  # noqa: S105
+
+
+def _password(settings: Settings) -> str:
+    if settings.database_password_file:
+        return Path(settings.database_password_file).read_text("utf-8").strip()
+    return settings.database_password
+
+
+# {% endif %}
+def _check_foreign_keys(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    engine: AsyncEngine = request.state.engine
+    async with (
+        # The second one ends the time that psycopg takes to cancel what the first one has ended.
+        asyncio.timeout(request.state.timeout + 1),
+        asyncio.timeout(request.state.timeout),
+        AsyncSession(engine, expire_on_commit=False) as session,
+    ):
+        yield session
+
+
+# Ends before the answer is sent, so that an error at its end can still be told. Reading needs no
+# more than this; write within `async with session.begin()`, and write first, then read, because
+# SQLite does not let a transaction that has read wait for one that writes.
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+
+
+async def _ping(session: Session) -> None:
+    await session.execute(text("SELECT 1"))
+
+
+# For what needs nothing but that the database answers.
+Reachable = Depends(_ping)
+
+
+def alembic_config(settings: Settings) -> "Config":
+    """Return how Alembic finds the migrations and, through them, the database."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["settings"] = settings
+    return config
+
+
+@cache
+def migrate(settings: Settings) -> None:
+    """Bring the database's schema up to date, or leave it as it is when anything fails.
+
+    Two processes that do it at once wait for each other. One does it once, and so do those that are
+    forked from it.
+    """
+    # It would log a line for each of its plug-ins.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    from alembic import command
+
+    command.upgrade(alembic_config(settings), "head")
+
+
+async def unavailable(_: Request, error: Exception) -> JSONResponse:
+    """Answer 503 when the database cannot be reached, is too slow, or is busy for too long."""
+    log.error("the database is not available: %s", str(getattr(error, "orig", error)) or "too slow")
+    return JSONResponse(
+        {"detail": "Service Unavailable"},
+        status.HTTP_503_SERVICE_UNAVAILABLE,
+        {"Retry-After": "1"},
+    )
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Open the database when `app` starts, after the fork, and close it when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        # {% if cookiecutter.database == "sqlite" %}
+        # In a thread, because Alembic runs a loop of its own.
+        await asyncio.to_thread(migrate, settings)
+        # {% endif %}
+        engine = create_engine(settings)
+        try:
+            async with asyncio.timeout(settings.database_timeout), engine.connect() as connection:
+                (await connection.execute(VERSION)).one()
+            yield {"engine": engine, "timeout": settings.database_timeout}
+        finally:
+            await engine.dispose()
+
+    app.router.lifespan_context = lifespan
+    for error in exc.OperationalError, exc.InterfaceError, exc.TimeoutError, TimeoutError:
+        app.add_exception_handler(error, unavailable)
+
+
+if __name__ == "__main__":  # `python -m app.database`, as `make migrate` runs it
+    logs.configure()
+    migrate(Settings())
+    log.info("the schema is up to date")

@@ -1,0 +1,22 @@
+"""Items in the database."""
+
+from decimal import Decimal
+
+from sqlalchemy import BigInteger, Identity, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, Money
+
+
+class Item(Base):
+    """An item; its id is never given twice."""
+
+    __tablename__ = "items"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as SQLAlchemy declares it
+
+    item_id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), Identity(), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(String(200))
+    price: Mapped[Decimal] = mapped_column(Money(12, 2))
+    is_offer: Mapped[bool | None]

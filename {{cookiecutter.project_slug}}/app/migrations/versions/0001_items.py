@@ -1,0 +1,35 @@
+"""Items."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Go up from the revision before."""
+    op.create_table(
+        "items",
+        sa.Column(
+            "item_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            sa.Identity(),
+            nullable=False,
+        ),
+        sa.Column("name", sa.String(200), nullable=False),
+        # In SQLite a number of hundredths.
+        sa.Column(
+            "price", sa.Numeric(12, 2).with_variant(sa.BigInteger(), "sqlite"), nullable=False
+        ),
+        sa.Column("is_offer", sa.Boolean()),
+        sa.PrimaryKeyConstraint("item_id"),
+        sqlite_autoincrement=True,
+    )
+
+
+def downgrade() -> None:
+    """Go back down to it."""
+    op.drop_table("items")
