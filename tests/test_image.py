@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -243,6 +244,37 @@ def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None
         " and not os.path.exists(m.__cached__)])"
     )
     assert docker("run", "--rm", build(), "python", "-c", script) == "[]"
+
+
+def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path: Path) -> None:
+    require_docker()
+    original = Service(tmp_path / "original", {})
+    shutil.copytree(bake().path, original.path)
+    original.run("git", "init", "--quiet")
+    original.run("git", "add", "--all")
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+    committed = "2026-01-01T00:00:00Z"
+    original.run(
+        "git", *identity, "commit", "--quiet", "--message=Begin", GIT_COMMITTER_DATE=committed
+    )
+    digests = []
+    for umask, days_ago in ("022", 100), ("077", 0):
+        clone = Service(tmp_path / umask, {})
+        original.run("sh", "-c", f"umask {umask} && git clone --quiet . '{clone.path}'")
+        for path in clone.path.rglob("*"):
+            os.utime(path, (time.time() - days_ago * 86_400,) * 2)
+        digests.append(clone.run("make", "--silent", "image-reproducible"))
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", digests[0])
+    assert digests[0] == digests[1]
+
+    (clone.path / "Dockerfile").write_text(
+        "FROM python:3.14-slim-trixie\nRUN cat /proc/sys/kernel/random/uuid >/uuid\n"
+    )
+    done = subprocess.run(
+        ["make", "image-reproducible"], cwd=clone.path, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "Not reproducible" in done.stdout
 
 
 def test_a_change_in_the_app_rebuilds_only_the_last_layers(

@@ -174,8 +174,8 @@ def test_its_dockerfile_is_clean(service: Service, tmp_path: Path) -> None:
 
 
 TARGETS = """
-help venv dev test check fix lock build run stop start logs shell ps images tag push pull
-volumes network rm rmi prune
+help venv dev test check fix lock build image-reproducible run stop start logs shell ps images
+tag push pull volumes network rm rmi prune
 """.split()
 
 
