@@ -220,8 +220,8 @@ DEFECTS = [
     Defect(
         "any request id accepted",
         f"{SERVICE}/app/middleware.py",
-        "given if PLAIN_ID.fullmatch(given) else",
-        "given or",
+        "if PLAIN_ID.fullmatch(given) else",
+        "if given else",
         "service tests/test_middleware.py",
     ),
     Defect(
@@ -240,9 +240,9 @@ DEFECTS = [
     ),
     Defect(
         "no limit for bodies in pieces",
-        f"{SERVICE}/app/main.py",
-        "    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)\n",
-        "",
+        f"{SERVICE}/app/middleware.py",
+        "await self.counting(",
+        "await self.app(",
         "service tests/test_middleware.py",
     ),
     Defect(

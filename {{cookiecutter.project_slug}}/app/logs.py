@@ -15,6 +15,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 # What every record has; anything else on it came with `extra=` and is logged too.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
 
+encode = json.JSONEncoder(default=str, allow_nan=False).encode
+
 
 class JSONFormatter(logging.Formatter):
     """Format a record as one line of ASCII JSON, so that nothing in it can break the line."""
@@ -33,14 +35,15 @@ class JSONFormatter(logging.Formatter):
         }
         if current := request_id.get():
             line["request_id"] = current
-        known = STANDARD | line.keys()
-        line |= {key: value for key, value in vars(record).items() if key not in known}
+        for key, value in vars(record).items():
+            if key not in STANDARD:
+                line.setdefault(key, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
         try:
-            return json.dumps(line, default=str, allow_nan=False)
+            return encode(line)
         except (TypeError, ValueError):  # keys that are no strings, cycles, NaN
             return json.dumps({key: str(value) for key, value in line.items()})
 
@@ -68,6 +71,8 @@ def config(level: str = "INFO") -> dict[str, Any]:
 def configure(level: str = "INFO") -> None:
     """Log everything that this process says as JSON: records, warnings, and what ends it."""
     logging.config.dictConfig(config(level))
+    # What no line has need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
     sys.excepthook = log_exception
     threading.excepthook = lambda args: log_exception(*args[:3])

@@ -2,7 +2,6 @@
 
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from app import errors, health, items
 # {% if cookiecutter.database != "none" %}
@@ -44,9 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # {% if cookiecutter.database != "none" %}
     install_database(app, settings)
     # {% endif %}
-    # The last one added is the outermost. It refuses what tells that it is too large; the inner one
-    # counts what does not tell. FastAPI's own limit would be outside both, and answer in plain text.
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
+    # FastAPI's own limit would be outside of it, and answer in plain text.
     app.add_middleware(RequestMiddleware, max_body_size=settings.max_body_size)
     app.include_router(router)
     app.include_router(health.router)

@@ -8,7 +8,8 @@ from time import perf_counter
 
 from fastapi import status
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +19,7 @@ from app.logs import request_id
 log = logging.getLogger("app.requests")
 
 # What a client may call its request: nothing that is long, or that a log or a shell would interpret.
-PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestMiddleware:
@@ -31,6 +32,8 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, max_body_size: int) -> None:
         self.app = app
+        # Counts the body of a request that does not tell its length.
+        self.counting = RequestBodyLimitMiddleware(app, max_body_size)
         self.max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,10 +42,10 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         begin = perf_counter()
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         # Not reset afterwards: the server's own lines about this request come later.
-        request_id.set(given if PLAIN_ID.fullmatch(given) else os.urandom(16).hex())
+        request_id.set(given.decode() if PLAIN_ID.fullmatch(given) else os.urandom(16).hex())
         # What is logged if the client leaves before there is an answer.
         answered = 499
 
@@ -59,9 +62,11 @@ class RequestMiddleware:
             await JSONResponse({"detail": detail}, code)(scope, receive, send_with_headers)
 
         try:
-            length = headers.get("content-length", "")
-            if length.isdecimal() and int(length) > self.max_body_size:
+            length = headers.get(b"content-length", b"")
+            if length.isdigit() and int(length) > self.max_body_size:
                 await fail(status.HTTP_413_CONTENT_TOO_LARGE, "Content Too Large")
+            elif b"transfer-encoding" in headers:
+                await self.counting(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive, send_with_headers)
         except asyncio.CancelledError:
