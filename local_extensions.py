@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -82,11 +82,21 @@ ESCAPED = re.compile(
     r'["\\\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f'
     r"\u3000\ufeff\ufff9-\uffff]"
 )
-# Where answers come in: the command, the name of the argument that is the template.
+# Where answers come in: the command, the argument that is the template, the option with answers.
 CALLS = {
-    "cookiecutter.main.cookiecutter": ("cookiecutter", "template"),
-    "cruft._commands.create.create": ("cruft create", "template_git_url"),
+    "cookiecutter.main.cookiecutter": ("cookiecutter", "template", ""),
+    "cruft._commands.create.create": ("cruft create", "template_git_url", "--extra-context"),
+    "cruft._commands.link.link": ("cruft link", "template_git_url", "--extra-context"),
+    "cruft._commands.update.update": ("cruft update", "", "--variables-to-update"),
 }
+# What else the commands take, as their functions call it.
+OPTIONS = """
+checkout directory output_dir project_dir template_path config_file default_config
+overwrite_if_exists skip_if_file_exists keep_project_on_failure skip_apply_ask skip_update
+allow_untracked_files refresh_private_variables cookiecutter_input
+""".split()
+# Where cruft renders a service that exists, from the answers that it has kept.
+RENDERING = "cruft._commands.utils.generate.cookiecutter_template"
 
 
 def slug(name: object) -> str:
@@ -253,16 +263,22 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
         frame = frame.f_back
 
 
-def _call() -> tuple[str, Mapping[str, Any]]:
+def _call(names: Container[str] = CALLS) -> tuple[str, Mapping[str, Any]]:
     """Find the command that this is part of, and its arguments, in the frames that led here.
 
     Cookiecutter drops unknown answers before it makes an extension; they are left nowhere else.
     """
-    return next(((name, frame.f_locals) for name, frame in _frames() if name in CALLS), ("", {}))
+    for name, frame in _frames():
+        if name in names:
+            arguments = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+            return name, {argument: frame.f_locals[argument] for argument in arguments}
+    return "", {}
 
 
 def _given() -> dict[str, Any]:
     """Return the answers on the command line or from the caller, with booleans as such."""
+    if _call([RENDERING])[1].get("update_deleted_paths"):
+        return {}  # an update renders the old version first, which may not know what is given
     given = dict(_call()[1].get("extra_context") or {})
     for name, answer in given.items():
         # Cookiecutter itself has refused all but its words for yes, and those for no.
@@ -276,15 +292,20 @@ def _again(answers: Mapping[str, str]) -> list[str]:
     name, call = _call()
     if not name:
         return []
-    command, template = CALLS[name]
+    command, template, option = CALLS[name]
     quote = shlex.quote if sys.platform != "win32" else lambda word: subprocess.list2cmdline([word])
-    words = [command, quote(str(call[template]))]
-    for option in ("checkout", "directory", "output_dir"):
-        if str(call[option] or ".") != ".":
-            words += [f"--{option.replace('_', '-')}", quote(str(call[option]))]
-    words += ["--no-input"] * bool(call["no_input"])
-    if command == "cookiecutter":
-        words += [f"{question}={quote(answer)}" for question, answer in answers.items()]
+    words = [command, *([quote(str(call[template]))] if template else [])]
+    for name in OPTIONS:
+        value = call.get(name)
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif isinstance(value, (str, Path)) and str(value) not in ("", "."):
+            words += [f"--{name.replace('_', '-')}", quote(str(value))]
+    words += ["--accept-hooks no"] * (call.get("accept_hooks") is False)
+    # Cookiecutter takes no answers together with a replay file; what that answers is written out.
+    words += ["--no-input"] * bool(call.get("no_input") or call.get("replay"))
+    if option:
+        words += [option, quote(json.dumps(answers, ensure_ascii=False))]
     else:
-        words += ["--extra-context", quote(json.dumps(answers, ensure_ascii=False))]
+        words += [f"{question}={quote(answer)}" for question, answer in answers.items()]
     return [f"Run again: {' '.join(words)}"]

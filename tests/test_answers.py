@@ -457,10 +457,11 @@ def world(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     return World(tmp_path, template)
 
 
+CODE = "{{ cycler.__init__.__globals__.os.mkdir('executed') }}"
 WRONG_WORDS = [
     "project_name=Bob\N{RIGHT-TO-LEFT OVERRIDE}\x1b[31m",
     "project_slug=../evil",
-    "description={{ cycler.__init__.__globals__.os.mkdir('executed') }}",
+    f"description={CODE}",
     "python_version=3.12",
     "port=99999999",
     "workers=0",
@@ -486,11 +487,12 @@ python_version=3.12 port=... workers=... create_venv=false
 """
 
 
-@pytest.mark.parametrize("hooks", ["yes", "no"])
-def test_the_command_line_refuses_all_at_once(world: World, hooks: str) -> None:
+@pytest.mark.parametrize("options", ["--no-input", "--accept-hooks no --no-input"])
+def test_the_command_line_refuses_all_at_once(world: World, options: str) -> None:
     before = snapshot(world.root)
-    code, printed = world.cookiecutter("--no-input", "--accept-hooks", hooks, *WRONG_WORDS)
-    assert printed.replace(str(world.template), "TEMPLATE") == REFUSAL
+    code, printed = world.cookiecutter(*options.split(), *WRONG_WORDS)
+    expected = REFUSAL.replace("--no-input", options)
+    assert printed.replace(str(world.template), "TEMPLATE") == expected
     assert code == 1
     assert snapshot(world.root) == before
 
@@ -525,13 +527,17 @@ def test_what_is_wrong_on_the_command_line_is_refused_before_anything_is_asked(
     assert code == 1
 
 
-def test_the_command_to_run_again_works(world: World) -> None:
-    _, printed = world.cookiecutter(
-        "--no-input", "-o", "there", 'project_name=It\'s $5 \\ "now" é', "port=80", "create_venv=no"
-    )
+def test_the_command_to_run_again_works_and_drops_no_option(world: World) -> None:
+    config = world.root / "config.yaml"
+    config.write_text(f"cookiecutters_dir: {world.root}\nreplay_dir: {world.root}\n")
+    options = ["--output-dir", "there", "--config-file", str(config), "--overwrite-if-exists"]
+    options += ["--skip-if-file-exists", "--keep-project-on-failure", "--accept-hooks", "no"]
+    answers = ['project_name=It\'s $5 \\ "now" é', "port=80", "create_venv=no"]
+    _, printed = world.cookiecutter(*options, "--no-input", *answers)
     again = shlex.split(printed.splitlines()[-1].removeprefix("Run again: "))
+    assert again[2:-3] == [*options, "--no-input"]
     words = ["port=8080" if word == "port=..." else word for word in again]
-    code, printed = world.run(*words, "--accept-hooks=no")
+    code, printed = world.run(*words)
     assert code == 0, printed
     assert read_back(world.out / "there" / "its-5-now-e")["title"] == 'It\'s $5 \\ "now" é'
 
@@ -608,6 +614,7 @@ def test_a_replay_file_is_checked_too(world: World) -> None:
         "create_venv",
         "Run again",
     ]
+    assert "--no-input project_slug=... port=... create_venv=..." in printed
     assert code == 1
     # Cookiecutter keeps a copy of the file before it asks the template anything.
     after = snapshot(world.root)
@@ -637,6 +644,55 @@ def test_cruft_shows_the_refusal_without_a_traceback(world: World, tmp_path: Pat
     ]
     assert code == 1
     assert snapshot(world.root) == before
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Path:
+    """Return a service that cruft made of a template in `tmp_path / "repository"`."""
+    repository = tmp_path / "repository"
+    shutil.copytree(world.template, repository, ignore=shutil.ignore_patterns("hooks"))
+    commit(repository)
+    answers = json.dumps({"project_slug": "shop", "create_venv": False})
+    code, printed = world.run("cruft", "create", str(repository), "-y", "--extra-context", answers)
+    assert code == 0, printed
+    commit(world.out / "shop")
+    return world.out / "shop"
+
+
+@pytest.mark.parametrize("command", ["update", "link"])
+def test_cruft_refuses_what_is_given_later_too(world: World, shop: Path, command: str) -> None:
+    repository, *options = str(world.root / "repository"), "--project-dir", str(shop)
+    if command == "update":
+        options, option = [*options, "--skip-apply-ask"], "--variables-to-update"
+    else:
+        (shop / ".cruft.json").unlink()
+        options, option = [repository, *options, "--no-input"], "--extra-context"
+    before = snapshot(world.root)
+    answers = json.dumps({"description": CODE, "pyhton_version": "3.12"})
+    code, printed = world.run("cruft", command, *options, option, answers)
+    assert [line.partition(" ")[0] for line in printed.splitlines()] == [
+        "description:",
+        "'pyhton_version'",
+        "Run",
+    ]
+    again = shlex.split(printed.splitlines()[-1].removeprefix("Run again: "))
+    kept = '{"description": "...", "python_version": "3.12"}'
+    assert again == ["cruft", command, *options, option, kept]
+    assert code == 1
+    assert snapshot(world.root) == before
+
+
+def test_an_update_may_answer_a_question_that_the_old_version_did_not_ask(
+    world: World, shop: Path
+) -> None:
+    config = world.root / "repository" / "cookiecutter.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('  "port"', '  "colour": "red",\n  "port"'), encoding="utf-8")
+    commit(config.parent)
+    answers = ["--variables-to-update", '{"colour": "blue"}']
+    code, printed = world.run("cruft", "update", "-y", "--project-dir", str(shop), *answers)
+    assert code == 0, printed
+    assert '"colour": "blue"' in (shop / ".cruft.json").read_text(encoding="utf-8")
 
 
 def test_an_old_cookiecutter_gets_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -794,15 +850,8 @@ def test_wrong_choices_leave_no_trace(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_an_update_renders_each_version_with_its_own_filters(world: World, tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    shutil.copytree(world.template, repository, ignore=shutil.ignore_patterns("hooks"))
-    commit(repository)
-    answers = json.dumps({"project_slug": "shop", "create_venv": False})
-    code, printed = world.run("cruft", "create", str(repository), "-y", "--extra-context", answers)
-    assert code == 0, printed
-    shop = world.out / "shop"
-    commit(shop)
+def test_an_update_renders_each_version_with_its_own_filters(world: World, shop: Path) -> None:
+    repository = world.root / "repository"
     for path, old, new in [
         (
             repository / "local_extensions.py",
