@@ -143,7 +143,11 @@ def checked(answers: Mapping[str, Any]) -> str:
     Raises `FailedHookException` with a line for each one that does not, and the command to run
     again. Unanswered questions are passed over: with a replay file, Cookiecutter asks for those.
     """
-    _refuse({name: answers[name] for name in DEFAULTS if name in answers})
+    names = {name: answers[name] for name in DEFAULTS if name in answers}
+    # A service that exists has its name, even if a newer version of the template reserves it.
+    if _call([RENDERING])[0] and str(names.get("project_slug")) in RESERVED:
+        del names["project_slug"]
+    _refuse(names)
     return ""
 
 

@@ -695,6 +695,25 @@ def test_an_update_may_answer_a_question_that_the_old_version_did_not_ask(
     assert '"colour": "blue"' in (shop / ".cruft.json").read_text(encoding="utf-8")
 
 
+def test_an_update_takes_the_name_of_a_service_that_is_reserved_by_now(
+    world: World, shop: Path
+) -> None:
+    lock = world.root / "repository" / "{{cookiecutter.project_slug}}" / "requirements.txt"
+    lock.write_text(f"shop==1.0\n{lock.read_text(encoding='utf-8')}", encoding="utf-8")
+    commit(world.root / "repository")
+    code, printed = world.run("cruft", "update", "-y", "--project-dir", str(shop))
+    assert code == 0, printed
+    assert "shop==1.0" in (shop / "requirements.txt").read_text(encoding="utf-8")
+    commit(shop)
+    code, printed = world.run("cruft", "diff", "--project-dir", str(shop))
+    assert (code, printed) == (0, "")
+    for name in ("fastapi", "shop"):  # a new name must not be a reserved one
+        answers = ["--variables-to-update", json.dumps({"project_slug": name})]
+        code, printed = world.run("cruft", "update", "-y", "--project-dir", str(shop), *answers)
+        assert f"project_slug: '{name}' is a package that the service installs" in printed
+        assert code == 1
+
+
 def test_an_old_cookiecutter_gets_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cookiecutter, "__version__", "2.6.0")
     with pytest.raises(
