@@ -36,6 +36,7 @@ from markdown_it.token import Token
 
 from local_extensions import RESERVED, STANDARD_LIBRARY, checked, markdown, quoted, slug
 from tests.conftest import CONFIG, QUESTIONS
+from tests.containers import docker, require_docker
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "1000"))
 quickly = settings(max_examples=200, deadline=None)
@@ -739,7 +740,7 @@ def test_two_templates_in_one_process_each_have_their_own_extension(
 
 
 def read_back(service: Path) -> dict[str, Any]:
-    """Read the answers in the places where free text is written."""
+    """Read the answers, as the tools do that are told them."""
     tree = ast.parse((service / "app" / "main.py").read_text(encoding="utf-8"))
     (call,) = (
         node
@@ -752,13 +753,71 @@ def read_back(service: Path) -> dict[str, Any]:
         if keyword.arg and isinstance(keyword.value, ast.Constant)
     }
     project = tomllib.loads((service / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    dockerfile = (service / "Dockerfile").read_text(encoding="utf-8")
+    told = dict(re.findall(r"(PYTHON_VERSION|PORT|WORKERS|title)=([^\s\\]+)", dockerfile))
+    compose = yaml.safe_load((service / "compose.yaml").read_text(encoding="utf-8"))
+    makefile = (service / "Makefile").read_text(encoding="utf-8")
     readme = shown((service / "README.md").read_text(encoding="utf-8"))
     return {
         "title": found["title"],
         "description": found["description"],
-        "project": (project["name"], project["description"]),
+        "project": project["description"],
         "readme": [text for _, text in readme[:2]],
+        "slugs": [
+            project["name"],
+            compose["name"],
+            compose["services"]["app"]["image"],
+            json.loads(told["title"]),
+            *re.findall("^NAME := (.*)$", makefile, re.MULTILINE),
+        ],
+        "python_version": told["PYTHON_VERSION"],
+        "ports": [told["PORT"], compose["x-port"].removeprefix("${PORT:-").removesuffix("}")],
+        "workers": told["WORKERS"],
     }
+
+
+def written(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return what `read_back` is to find in a service that was generated from `answers`."""
+    name, description, port = (answers[q] for q in ("project_name", "description", "port"))
+    return {
+        "title": name,
+        "description": description,
+        "project": description,
+        "readme": [name, description],
+        "slugs": [answers["project_slug"]] * 5,
+        "python_version": answers["python_version"],
+        "ports": [str(port)] * 2,
+        "workers": str(answers["workers"]),
+    }
+
+
+DEFAULTS = {"project_name": "Shop", "description": "Sells.", "python_version": "3.14"}
+DEFAULTS |= {"project_slug": "shop", "port": "8000", "workers": "4"}
+# Short names that mean something else to YAML where they are not quoted.
+WORDS = ["true", "false", "null", "yes", "no", "on", "off"]
+
+
+@pytest.mark.parametrize("slug", WORDS)
+def test_a_short_name_is_text_in_every_file(slug: str, world: World) -> None:
+    answers = DEFAULTS | {"project_slug": slug}
+    assert read_back(world.call(answers)) == written(answers)
+
+
+@pytest.mark.docker
+def test_compose_accepts_its_file(world: World) -> None:
+    require_docker()
+    longest = {"project_name": "é" * 60, "description": "$x ${y} '\"` #" * 12}
+    odd = [{"project_slug": slug} for slug in [*WORDS, "a" * 50, "a0-b"]]
+    odd += [longest, *({"python_version": version} for version in CONFIG["python_version"])]
+    odd += [{"port": "1024"}, {"port": "65535"}, {"workers": "64"}, {"workers": "auto"}]
+    for answers in (DEFAULTS | each for each in odd):
+        service = world.call(answers, overwrite_if_exists=True)
+        shown = docker("compose", "--project-directory", str(service), "config", "--format", "json")
+        config = json.loads(shown)
+        app, slug = config["services"]["app"], answers["project_slug"]
+        assert (config["name"], app["image"]) == (slug, slug)
+        assert app["ports"][0]["published"] == answers["port"]
+        assert app["environment"]["PORT"] == answers["port"]
 
 
 def faults(service: Path) -> Iterator[str]:
@@ -793,18 +852,12 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
     @thoroughly
     @given(st.fixed_dictionaries(RIGHT))
     # What a linter may take for an address or a path.
-    @example({"project_slug": "shop", "project_name": "0.0.0.0", "description": "/tmp/x"})  # noqa: S104, S108
+    @example(DEFAULTS | {"project_name": "0.0.0.0", "description": "/tmp/x"})  # noqa: S104, S108
     def check(answers: dict[str, Any]) -> None:
         service = world.call(answers)
         try:
             assert [*faults(service)] == []
-            name, description = answers["project_name"], answers["description"]
-            assert read_back(service) == {
-                "title": name,
-                "description": description,
-                "project": (answers["project_slug"], description),
-                "readme": [name, description],
-            }
+            assert read_back(service) == written(answers)
             main = (service / "app" / "main.py").read_text(encoding="utf-8")
             calls.append(re.findall("^        (?:title|description)=.*\n", main, re.MULTILINE))
         finally:
