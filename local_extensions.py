@@ -242,6 +242,9 @@ def _fault(question: str, answer: object) -> str:
     else:
         longest = 60 if question == "project_name" else 200
         fault = _fault_of_text(text, longest)
+        if question == "project_name" and "</title" in text.lower():
+            # FastAPI writes it into the page at /docs as it is.
+            fault = "holds </title, which ends the title of a page"
         right, rule = not fault, f"1 to {longest} printable characters, such as {default!r}"
     return "" if right else f"{fault}; it must be {rule}"
 

@@ -28,6 +28,7 @@ import pytest
 import yaml
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter as generate
+from fastapi.openapi.docs import get_swagger_ui_html
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from jinja2.utils import import_string
@@ -98,7 +99,7 @@ def is_slug(text: str) -> bool:
 
 
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
-    "project_name": free_text(60),
+    "project_name": free_text(60).filter(lambda text: "</title" not in text.lower()),
     "project_slug": st.from_regex("[a-z](-?[a-z0-9]){1,24}", fullmatch=True).filter(
         lambda text: text not in RESERVED
     ),
@@ -348,6 +349,19 @@ def test_each_character_that_does_not_print_is_refused() -> None:
     for character in [*map(chr, [*controls, *NONCHARACTERS]), *BIDIRECTIONAL, *OPENERS]:
         (problem,) = problems({"description": f"a{character}b"})
         assert f"holds {character if character in OPENERS else ascii(character)}" in problem
+
+
+@pytest.mark.parametrize("end", ["</title>", "</TITLE >", "a </Title/ b"])
+def test_a_name_that_ends_the_title_of_a_page_is_refused(end: str) -> None:
+    (problem,) = problems({"project_name": f"x{end}<script>alert(1)</script>"})
+    assert problem.startswith("project_name: ")
+
+
+def test_the_page_with_the_docs_holds_the_name_in_its_title_alone() -> None:
+    name = "<script>alert(1)</script><!--"
+    assert not problems({"project_name": name})
+    page = bytes(get_swagger_ui_html(openapi_url="/", title=name).body).decode()
+    assert page.count("alert(1)") == page.count(f"<title>{name}</title>") == 1
 
 
 @pytest.mark.parametrize("port", [1024, 65535, "1024", "65535"], ids=ascii)
