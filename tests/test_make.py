@@ -198,3 +198,24 @@ def test_its_own_tests_pass_after_make_venv(service: Service) -> None:
     output = service.run("make", "test", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
     assert " passed" in output
     service.run("make", "check")
+
+
+def test_what_is_built_on_its_image_is_not_its_own(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM make-test\nENV MINE=1\n")
+    service.run("make", "build", "run")
+    try:
+        docker("build", "--quiet", "--tag", "team/built-on-make-test", str(tmp_path))
+        docker("create", "--name", "built-on-make-test", "team/built-on-make-test")
+        service.run("docker", "tag", "make-test", "registry.example.com/a/b/make-test:2")
+        assert "built-on" not in table(service, "images")
+        service.run("make", "prune", "YES=1")  # which keeps what runs
+        service.run("make", "stop")
+        service.run("make", "prune", "YES=1")
+        assert table(service, "ps") == ""
+        service.run("make", "rmi", "YES=1")
+        assert table(service, "images") == ""
+        docker("inspect", "built-on-make-test", "team/built-on-make-test")
+    finally:
+        docker("rm", "--force", "built-on-make-test", check=False)
+        docker("rmi", "--force", "team/built-on-make-test", check=False)
+        service.run("make", "rm", "YES=1")
