@@ -218,3 +218,60 @@ def test_make_lock_writes_the_locks_that_are_there(bake: Bake, tmp_path: Path) -
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     service.run("make", "lock", PATH=path)
     assert [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")] == before
+
+
+@pytest.fixture
+def bare(bake: Bake, tmp_path: Path) -> Service:
+    """Return a service beside a folder of the programs that its `make venv` may use, without Python."""
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    (tmp_path / "bin").mkdir()
+    for name in "cat", "chmod", "head", "make", "mkdir", "rm", "sed", "sh":
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    return service
+
+
+def make_venv(service: Service) -> subprocess.CompletedProcess[str]:
+    """Run `make venv` with those programs alone."""
+    path = service.path.parent / "bin"
+    return subprocess.run(
+        [path / "make", "venv"],
+        cwd=service.path,
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def python(service: Service, script: str) -> None:
+    """Let the service's Python be a shell script that first makes the file `.venv/bin/python`."""
+    file = service.path.parent / "bin" / "python3.14"
+    made = f"#!/bin/sh\necho \"$*\" >>'{service.path.parent}/asked'\n"
+    file.write_text(
+        f"#!/bin/sh\nmkdir -p .venv/bin\ncat >.venv/bin/python <<'END'\n{made}END\n"
+        f"chmod +x .venv/bin/python\n{script}\n"
+    )
+    file.chmod(0o755)
+
+
+def test_make_venv_leaves_nothing_where_python_cannot_make_it(bare: Service) -> None:
+    python(bare, "echo 'ensurepip is not available'; exit 1")
+    done = make_venv(bare)
+    assert done.returncode != 0
+    assert "ensurepip is not available" in done.stdout
+    assert not (bare.path / ".venv").exists()
+
+
+def test_make_venv_installs_once_each_time(bare: Service) -> None:
+    python(bare, "exit 0")
+    for times in 1, 2:
+        done = make_venv(bare)
+        assert done.returncode == 0, done.stderr
+        asked = (bare.path.parent / "asked").read_text().splitlines()
+        assert [line.split()[:3] for line in asked] == [["-m", "pip", "install"]] * times
+
+
+def test_make_venv_names_the_python_that_is_not_there(bare: Service) -> None:
+    done = make_venv(bare)
+    assert done.returncode != 0
+    assert re.search("python3.*not found", done.stderr)
