@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pytest_cookies.plugin import Cookies
@@ -23,6 +24,13 @@ QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without the active virtual environment."""
     return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test, or fail it where REQUIRE_DOCKER=1 says that nothing it needs may be missing."""
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
+    pytest.skip(reason)
 
 
 @dataclass(frozen=True)

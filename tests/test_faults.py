@@ -25,7 +25,7 @@ import pytest
 from cookiecutter.exceptions import FailedHookException, OutputDirExistsException
 from cookiecutter.main import cookiecutter as generate
 
-from tests.conftest import TEMPLATE, Bake, clean_environment
+from tests.conftest import TEMPLATE, Bake, clean_environment, lacking
 from tests.test_service import COMBINATIONS
 
 NAME = "my-service"
@@ -158,7 +158,7 @@ def mounted(point: Path, options: str) -> Iterator[None]:
     point.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(point)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
+        lacking("this user may not mount a file system")
     try:
         yield
     finally:

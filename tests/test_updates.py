@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TEMPLATE, clean_environment
+from tests.conftest import ROOT, TEMPLATE, clean_environment, lacking
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ class Team:
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with the template as it is, 1.0.0, and a newer one, 1.1.0."""
     if shutil.which("git") is None:
-        pytest.skip("no git on this machine")
+        lacking("no git on this machine")
     repository = tmp_path_factory.mktemp("releases") / "template"
     shutil.copytree(template, repository)
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from hooks import post_gen_project as hook
-from tests.conftest import TEMPLATE, clean_environment
+from tests.conftest import TEMPLATE, clean_environment, lacking
 from tests.test_hook import rendered
 
 THIS = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -137,7 +137,7 @@ class Machine:
         programs.mkdir()
         if tool == "uv":
             if UV is None:
-                pytest.skip("no uv on this machine")
+                lacking("no uv on this machine")
             (programs / "uv").symlink_to(UV)
         self.env = {
             "PATH": str(programs),
@@ -227,7 +227,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         point.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(point)]
         if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("this user may not mount a file system")
+            lacking("this user may not mount a file system")
         mounted.append(point)
         return point
 
@@ -413,7 +413,7 @@ def told_in_time(machine: Machine) -> str:
 def test_no_network(machine: Machine) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True).returncode:
-        pytest.skip("this user may not take the network away")
+        lacking("this user may not take the network away")
     machine.wrapper = [unshare, "-n"]
     expected = "the package index (127.0.0.1) cannot be reached. Once it can be: make venv"
     assert told_in_time(machine) == expected
@@ -689,7 +689,7 @@ def test_cruft_makes_a_venv_once_and_no_update_touches_or_makes_one(
 ) -> None:
     git = shutil.which("git")
     if git is None:
-        pytest.skip("no git on this machine")
+        lacking("no git on this machine")
     env = with_uv.env | {
         "PATH": f"{with_uv.env['PATH']}{os.pathsep}{Path(git).parent}",
         "GIT_CONFIG_COUNT": "2",
@@ -745,7 +745,7 @@ def test_the_service_passes_its_tests_in_the_venv(
     env["PATH"] = os.pathsep.join(f for f in folders if not shutil.which("uv", path=f))
     if tool == "uv":
         if UV is None:
-            pytest.skip("no uv on this machine")
+            lacking("no uv on this machine")
         env["PATH"] += f"{os.pathsep}{Path(UV).parent}"
     command = cookiecutter(template, tmp_path, env, f"python_version={version}")
     done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
