@@ -81,12 +81,14 @@ def venv_python(windows: bool) -> str:
     return r".venv\Scripts\python" if windows else ".venv/bin/python"
 
 
-def next_commands(folder: str, version: str, made: bool, windows: bool) -> list[str]:
+def next_commands(folder: str, context: Mapping[str, Any], made: bool, windows: bool) -> list[str]:
     """Return what to type next; on Windows it works in cmd and in PowerShell."""
     if not windows:
         return [f"cd {shlex.quote(folder)}", "make test" if made else "make venv", "make dev"]
+    version, port = context["python_version"], context["port"]
     venv = [f"py -{version} -m venv .venv", f"{venv_python(True)} -m pip {' '.join(INSTALL)}"]
-    run = [f"{venv_python(True)} -m pytest", r".venv\Scripts\uvicorn app.main:app --reload"]
+    serve = rf".venv\Scripts\uvicorn app.main:app --reload --reload-dir app --port {port}"
+    run = [f"{venv_python(True)} -m pytest", serve]
     return [f'pushd "{folder}"', *(run if made else venv)]
 
 
@@ -311,16 +313,16 @@ def main(context: dict[str, Any]) -> None:
     for folder in filter(Path.is_dir, map(Path, INSTEAD)):
         shutil.copytree(folder, ".", dirs_exist_ok=True)
         shutil.rmtree(folder)
-    folder, version, windows = Path.cwd(), context["python_version"], os.name == "nt"
+    folder, windows = Path.cwd(), os.name == "nt"
     if is_comparison(context, folder, tempfile.gettempdir()):
         return
     made = os.path.lexists(".venv")
     if made:
         say("Left .venv as it is.")
     elif context["create_venv"]:
-        made = try_venv(context, next_commands("", version, False, windows)[1])
+        made = try_venv(context, next_commands("", context, False, windows)[1])
     say("Next:")
-    for command in next_commands(nearest(folder, os.environ), version, made, windows):
+    for command in next_commands(nearest(folder, os.environ), context, made, windows):
         say(f"    {command}")
 
 

@@ -27,6 +27,7 @@ SOURCE = (ROOT / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
 ANSWERS = {
     "project_slug": "my-service",
     "python_version": "3.12",
+    "port": "9000",
     "create_venv": False,
     "_features": {},
 }
@@ -182,14 +183,14 @@ def test_it_writes_ascii_only() -> None:
 
 @given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1))
 def test_a_posix_shell_reads_back_any_folder(folder: str) -> None:
-    first, *_ = hook.next_commands(folder, "3.12", made=True, windows=False)
+    first, *_ = hook.next_commands(folder, ANSWERS, made=True, windows=False)
     assert shlex.split(first) == ["cd", folder]
 
 
 def test_a_real_shell_changes_into_an_odd_folder(tmp_path: Path) -> None:
     folder = tmp_path / 'it\'s "odd" $HOME `x` \\ \N{GRINNING FACE}'
     folder.mkdir()
-    first, *_ = hook.next_commands(str(folder), "3.12", made=True, windows=False)
+    first, *_ = hook.next_commands(str(folder), ANSWERS, made=True, windows=False)
     where = subprocess.run(["sh", "-c", f"{first} && pwd"], capture_output=True, check=True)
     assert Path(os.fsdecode(where.stdout).rstrip("\n")) == folder
 
@@ -205,7 +206,7 @@ def test_a_real_shell_changes_into_an_odd_folder(tmp_path: Path) -> None:
             [
                 'pushd "svc"',
                 r".venv\Scripts\python -m pytest",
-                r".venv\Scripts\uvicorn app.main:app --reload",
+                r".venv\Scripts\uvicorn app.main:app --reload --reload-dir app --port 9000",
             ],
         ),
         (
@@ -221,7 +222,7 @@ def test_a_real_shell_changes_into_an_odd_folder(tmp_path: Path) -> None:
     ],
 )
 def test_the_next_three_commands(made: bool, windows: bool, commands: list[str]) -> None:
-    assert hook.next_commands("svc", "3.12", made, windows) == commands
+    assert hook.next_commands("svc", ANSWERS, made, windows) == commands
 
 
 def test_the_folder_is_named_as_the_users_shell_sees_it(tmp_path: Path) -> None:
