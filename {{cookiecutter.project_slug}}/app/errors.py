@@ -21,6 +21,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status.HTTP_400_BAD_REQUEST: {"model": Error, "description": "Not readable"},
     status.HTTP_413_CONTENT_TOO_LARGE: {"model": Error, "description": "Body too large"},
     status.HTTP_500_INTERNAL_SERVER_ERROR: {"model": Error, "description": "The service failed"},
+    status.HTTP_503_SERVICE_UNAVAILABLE: {"model": Error, "description": "The service stops"},
 }
 
 
