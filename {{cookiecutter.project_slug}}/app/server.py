@@ -4,6 +4,7 @@ import array
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import math
 import mmap
@@ -73,6 +74,19 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, in the format of every other error, and hang up."""
+        body = json.dumps({"detail": msg}).encode()
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%s\r\n%s" % (head, body))
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request; its head may take as long as the read timeout, all in all."""

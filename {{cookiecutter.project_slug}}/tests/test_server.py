@@ -117,6 +117,27 @@ def test_a_head_that_is_too_large_is_refused(form: bytes, port: int) -> None:
     assert exchange(port, form % (b"y" * MAX_HEAD) + end).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nX-Y: %s\r\n\r\n" % (b"y" * MAX_HEAD),
+        b"no HTTP\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n",
+    ],
+)
+def test_what_the_server_itself_refuses_has_the_one_format(sent: bytes, port: int) -> None:
+    head, _, body = exchange(port, sent).partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    assert status == "HTTP/1.1 400 Bad Request"
+    assert json.loads(body).keys() == {"detail"}
+    assert {
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        "x-content-type-options: nosniff",
+    } <= {*headers}
+
+
 def test_a_head_in_many_pieces_is_counted_once(port: int) -> None:
     head = b"GET / HTTP/1.1\r\nConnection: close\r\nX-Y: %s\r\n\r\n" % (b"y" * 20_000)
     pieces = (head[begin : begin + 1000] for begin in range(0, len(head), 1000))
