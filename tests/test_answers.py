@@ -398,6 +398,11 @@ def test_a_long_value_is_cut() -> None:
     assert len(problem) < 250
 
 
+def can_be_typed(answer: object) -> bool:
+    """Tell whether an answer can stand on a command line."""
+    return not re.search("[\0\ud800-\udfff]", str(answer))
+
+
 # --- through every door: command line, Python, replay file, cruft
 
 
@@ -661,6 +666,51 @@ def test_cruft_shows_the_refusal_without_a_traceback(world: World, tmp_path: Pat
     assert snapshot(world.root) == before
 
 
+DOORS = ["cookiecutter", "replay", "cruft"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_refuses_a_sample_in_a_process_of_its_own(
+    door: str, world: World, tmp_path: Path
+) -> None:
+    repository, replay = tmp_path / "repository", tmp_path / "replay.json"
+    shutil.copytree(world.template, repository)
+    commit(repository)
+    wrong_words = {name: WRONG[name].filter(can_be_typed) for name in WRONG_TYPES}
+    answers = DEFAULTS | {"create_venv": False}
+    # A replay file may hold anything, and Cookiecutter judges none of it.
+    wrong_answers = {
+        "cookiecutter": wrong_words,
+        "replay": {name: WRONG[name] | ODD for name in WRONG if name != "create_venv"},
+        "cruft": WRONG_TYPES,
+    }
+
+    @settings(thoroughly, max_examples=EXAMPLES // 100)
+    @given(st.fixed_dictionaries({}, optional=wrong_answers[door]).filter(bool))
+    def check(wrong: dict[str, Any]) -> None:
+        replay.write_text(json.dumps({"cookiecutter": answers | wrong}), encoding="utf-8")
+        before = snapshot(world.root)
+        if door == "cookiecutter":
+            words = [f"{name}={answer}" for name, answer in wrong.items()]
+            code, printed = world.cookiecutter("--no-input", *words)
+        elif door == "replay":
+            code, printed = world.cookiecutter("--replay-file", str(replay))
+        else:
+            given = ["--extra-context", json.dumps(wrong)]
+            code, printed = world.run("cruft", "create", str(repository), "--no-input", *given)
+        assert "Traceback" not in printed
+        *lines, again = printed.splitlines()
+        assert sorted(line.partition(": ")[0] for line in lines) == sorted(wrong)
+        assert again.startswith("Run again: ")
+        assert code == 1
+        # Cookiecutter's own copy of the replay file.
+        shutil.rmtree(world.root / "home" / ".cookiecutter_replay", ignore_errors=True)
+        assert snapshot(world.root) == before
+
+    check()
+
+
 @pytest.fixture
 def shop(world: World, tmp_path: Path) -> Path:
     """Return a service that cruft made of a template in `tmp_path / "repository"`."""
@@ -805,7 +855,11 @@ def written(answers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-DEFAULTS = {"project_name": "Shop", "description": "Sells.", "python_version": "3.14"}
+DEFAULTS: dict[str, Any] = {
+    "project_name": "Shop",
+    "description": "Sells.",
+    "python_version": "3.14",
+}
 DEFAULTS |= {"project_slug": "shop", "port": "8000", "workers": "4"}
 # Short names that mean something else to YAML where they are not quoted.
 WORDS = ["true", "false", "null", "yes", "no", "on", "off"]
@@ -922,7 +976,7 @@ def test_wrong_choices_leave_no_trace(world: World) -> None:
     before = snapshot(world.root)
     choices = {name: WRONG[name] for name in BY_COOKIECUTTER}
 
-    @settings(max_examples=EXAMPLES // 10, deadline=None)
+    @thoroughly
     @given(
         st.fixed_dictionaries({}, optional=WRONG_TYPES),
         st.fixed_dictionaries({}, optional=choices).filter(bool),
