@@ -764,3 +764,48 @@ def test_the_service_passes_its_tests_in_the_venv(
             encoding="utf-8",
         )
         assert told.returncode == 0, told.stdout + told.stderr
+
+
+# Tools that run Cookiecutter without an installation, from the network
+
+
+def run_tool(words: str, template: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Generate a service with a tool that uv fetches; nothing is kept outside of `out`."""
+    if UV is None:
+        lacking("no uv on this machine")
+    config = out / "config.yaml"
+    config.write_text(f"cookiecutters_dir: {out}/kept\nreplay_dir: {out}/kept\n")
+    environment = {"COOKIECUTTER_CONFIG": str(config), "PIPX_HOME": f"{out}/pipx"}
+    environment["PATH"] = f"{Path(UV).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [UV, "tool", "run", *words.split(), str(template), "--no-input"]
+    return subprocess.run(
+        [*command, f"python_version={THIS}", "--output-dir", str(out)],
+        env=clean_environment() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["cookiecutter", "pipx run cookiecutter"])
+def test_uvx_and_pipx_generate_a_service_with_its_venv(
+    words: str, template: Path, tmp_path: Path
+) -> None:
+    done = run_tool(words, template, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "    make test\n" in done.stdout
+    python = tmp_path / "my-service" / ".venv" / "bin" / "python"
+    found = "import fastapi, pytest, sys; print('%d.%d' % sys.version_info[:2])"
+    assert subprocess.check_output([python, "-c", found], text=True) == f"{THIS}\n"
+
+
+@pytest.mark.slow
+def test_an_old_cookiecutter_itself_gets_one_line(template: Path, tmp_path: Path) -> None:
+    done = run_tool("--quiet cookiecutter@2.6.0", template, tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith(
+        "This template needs Cookiecutter 2.7 or newer, and this is 2.6.0"
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert not (tmp_path / "my-service").exists()
