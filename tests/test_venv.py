@@ -662,6 +662,31 @@ def test_ctrl_c_in_a_terminal_leaves_a_complete_project(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("condition", ["HOME unset", "stdin closed"])
+def test_cookiecutter_itself_works_with(
+    condition: str, with_uv: Machine, small_template: Path
+) -> None:
+    kept = with_uv.tmp_path / "kept"
+    config = with_uv.tmp_path / "config.yaml"
+    config.write_text(f"cookiecutters_dir: {kept}\nreplay_dir: {kept}\n")
+    with_uv.env["COOKIECUTTER_CONFIG"] = str(config)
+    CONDITIONS[condition](with_uv)
+    with_uv.folder = with_uv.tmp_path / "out" / "my-service"
+    command = cookiecutter(small_template, with_uv.folder.parent, with_uv.env)
+    command.remove("--default-config")
+    done = subprocess.run(
+        [*with_uv.wrapper, *command, f"python_version={THIS}"],
+        env=with_uv.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout
+    with_uv.output = done.stdout
+    with_uv.made()
+
+
+@pytest.mark.slow
 def test_without_hooks_the_project_is_as_complete(with_uv: Machine, small_template: Path) -> None:
     trees = []
     for name, options in (("with", []), ("without", ["--accept-hooks", "no"])):
