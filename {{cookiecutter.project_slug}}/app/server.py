@@ -287,7 +287,7 @@ def _refuse(sockets: Iterable[socket.socket]) -> None:
     program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_SYN))
     address, _ = program.buffer_info()
     for sock in sockets:
-        with contextlib.suppress(OSError):  # a kernel that has no such thing
+        with contextlib.suppress(OSError):  # a kernel without it, or that keeps it from plain users
             sock.setsockopt(
                 socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_SYN), address)
             )
