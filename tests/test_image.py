@@ -301,3 +301,27 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
         "COPY --chmod=755 app app",
         "RUN python -m compileall -q --invalidation-mode checked-hash app",
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "tools"), [("3.14", "cookiecutter"), ("3.15", "cookiecutter uv")]
+)
+def test_the_hook_makes_a_venv_in_which_the_service_passes_its_tests(
+    version: str, tools: str, template: Path
+) -> None:
+    """Where only a container has that Python: with pip in one, with uv in the other."""
+    require_docker()
+    script = f"""set -e
+        python -m venv /tmp/tools
+        /tmp/tools/bin/pip install --quiet {tools}
+        export PATH=/tmp/tools/bin:$PATH
+        cookiecutter /template --no-input --output-dir /tmp python_version={version}
+        cd /tmp/my-service
+        .venv/bin/python -c 'import sys; print(sys.version)'
+        .venv/bin/python -m pytest -q"""
+    mount = f"type=bind,source={template},target=/template,readonly"
+    image = f"python:{version}-slim-trixie"
+    told = docker("run", "--rm", "--mount", mount, image, "sh", "-c", script)
+    assert f"with {'uv' if 'uv' in tools else 'pip'} ..." in told
+    assert re.search(rf"^{re.escape(version)}\.", told, re.MULTILINE)
+    assert re.search(r"^\d+ passed", told, re.MULTILINE)
