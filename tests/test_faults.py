@@ -1,11 +1,10 @@
 """Whatever goes wrong while generating: the user's files stay, and the next run works or says why not.
 
-`pytest -m slow tests/test_faults.py` tries 200 faults; `-k "trial and 17-"` repeats the one with seed 17.
+`pytest -m "" tests/test_faults.py` tries 200 faults; with `-k "test_trial[17-"` only the one with seed 17.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import re
@@ -117,7 +116,8 @@ def place(tmp_path: Path, template: Path, bake: Bake, monkeypatch: pytest.Monkey
     return Place(tmp_path / "out", template, tree(bake().path))
 
 
-# Faults. Each runs the generator once, and something goes wrong with it.
+# Faults. Each runs the generator, over a folder that exists or into none, and sees that something
+# went wrong with it.
 
 Fault = Callable[[Place, bool, random.Random], None]
 
@@ -125,13 +125,23 @@ Fault = Callable[[Place, bool, random.Random], None]
 def interrupted(sent: signal.Signals) -> Fault:
     """Return the fault that the command gets a signal, at any moment from its start to its end."""
 
-    def fault(place: Place, overwrite: bool, chance: random.Random) -> None:
+    def fault(place: Place, exists: bool, chance: random.Random) -> None:
         files = [name for name, (_, text) in place.good.items() if text]
         moment = chance.choice(["start", *files, "hook"])
         wait = chance.uniform(0, 0.5 if moment == "start" else 0.05)
+        for _ in range(20):
+            if hit(place, exists, moment, wait):
+                return
+            # It came to its end before: once more from the start, and sooner.
+            shutil.rmtree(place.out / NAME)
+            place.fill(exists)
+            wait /= 2
+        pytest.fail("there was no time for a signal")
+
+    def hit(place: Place, exists: bool, moment: str, wait: float) -> bool:
         environment = place.environment
         with subprocess.Popen(
-            place.command + ["--overwrite-if-exists"] * overwrite,
+            place.command + ["--overwrite-if-exists"] * exists,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -144,10 +154,12 @@ def interrupted(sent: signal.Signals) -> Fault:
             ):
                 time.sleep(0.001)
             time.sleep(wait)
-            if process.poll() is None:
+            running = process.poll() is None
+            if running:
                 # Ctrl-C reaches the hook, too; the others are sent to one process.
                 (os.killpg if sent is signal.SIGINT else os.kill)(process.pid, sent)
             process.communicate(timeout=60)  # which ends when the hook does
+        return running
 
     return fault
 
@@ -165,46 +177,47 @@ def mounted(point: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", point], check=True)
 
 
-def disk_full(place: Place, overwrite: bool, chance: random.Random) -> None:
+def disk_full(place: Place, exists: bool, chance: random.Random) -> None:
     """Let the disk be full after any number of pages, then make room."""
-    pages = chance.randrange(len(OWN) + 1, 110)
+    all_pages = sum(-(-len(text) // 4096) for _, text in place.good.values())
+    pages = chance.randrange(len(OWN) + 1, all_pages)
     remount = ["mount", "-o", f"remount,size={pages * 4096}", str(place.out)]
     subprocess.run(remount, check=True)
     try:
-        with suppress(OutputDirExistsException):
-            place.generate(overwrite=overwrite)
-    except OSError as error:
-        if error.errno != errno.ENOSPC and "Unable to create directory" not in str(error):
-            raise
+        with pytest.raises(OSError, match=r"No space left|Unable to create directory"):
+            place.generate(overwrite=exists)
     finally:
         subprocess.run([*remount[:2], "remount,size=10M", str(place.out)], check=True)
 
 
-def read_only(place: Place, overwrite: bool, chance: random.Random) -> None:
+def read_only(place: Place, exists: bool, chance: random.Random) -> None:
     """Let the whole file system be read-only, then not."""
     remount = ["mount", "-o", "remount,ro", str(place.out)]
     subprocess.run(remount, check=True)
     try:
-        with pytest.raises((OSError, OutputDirExistsException)):
-            place.generate(overwrite=overwrite)
+        with pytest.raises(OSError, match=r"Read-only|Unable to create directory"):
+            place.generate(overwrite=exists)
     finally:
         subprocess.run([*remount[:2], "remount,rw", str(place.out)], check=True)
 
 
-def no_permission(place: Place, overwrite: bool, chance: random.Random) -> None:
+def no_permission(place: Place, exists: bool, chance: random.Random) -> None:
     """Let the user have no right to write into the folder, or into one of those in it."""
-    folders = [place.out, *(path for path in place.out.rglob("*") if path.is_dir())]
-    locked = chance.choice(folders)
+    service = place.out / NAME
+    locked = chance.choice([service, service / "app"]) if exists else place.out
     mode = locked.stat().st_mode
     locked.chmod(0o555)
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root's rights to all
-    subprocess.run(
-        drop * (os.geteuid() == 0) + place.command + ["--overwrite-if-exists"] * overwrite,
+    done = subprocess.run(
+        drop * (os.geteuid() == 0) + place.command + ["--overwrite-if-exists"] * exists,
         env=place.environment,
         capture_output=True,
+        encoding="utf-8",
         check=False,
     )
     locked.chmod(mode)
+    assert done.returncode != 0
+    assert re.search("Permission denied|Unable to create directory", done.stderr)
 
 
 STEPS = ["unwanted_paths", "is_comparison", "try_venv", "next_commands", "nearest", "say"]
@@ -219,21 +232,23 @@ ERRORS = [
 ]
 
 
-def failing_hook(place: Place, overwrite: bool, chance: random.Random) -> None:
+def failing_hook(place: Place, exists: bool, chance: random.Random) -> None:
     """Let any step of the hook fail in any way."""
     step, error = chance.choice(STEPS + STEPS_OF_VENV), chance.choice(ERRORS)
-    broken = place.out.parent / "broken"
+    broken, failed = place.out.parent / "broken", place.out.parent / "failed"
     shutil.copytree(place.template, broken)
     hook = broken / "hooks" / "post_gen_project.py"
     text = hook.read_text("utf-8")
     assert f"def {step}(" in text
-    raising = f"def {step}(*_, **__):\n    raise {error}('this step fails')\n\n\nif __name__"
+    raising = f"    Path({str(failed)!r}).touch()\n    raise {error}('this step fails')"
+    raising = f"def {step}(*_, **__):\n{raising}\n\n\nif __name__"
     hook.write_text(text.replace("if __name__", raising), encoding="utf-8")
-    answers = {"create_venv": "yes" if step in STEPS_OF_VENV else "no"}
+    answers = {"create_venv": "yes" if step in ["try_venv", *STEPS_OF_VENV] else "no"}
     # What goes wrong with .venv costs nobody the service.
     fatal = step in STEPS or error == "SystemExit"
-    with suppress(OutputDirExistsException, *[FailedHookException] * fatal):
-        place.generate(answers, overwrite, broken)
+    with suppress(*[FailedHookException] * fatal):
+        place.generate(answers, exists, broken)
+    assert failed.exists()
     assert not (place.out / NAME / ".venv").exists()
 
 
@@ -261,18 +276,16 @@ PARTIAL = {*FAULTS} - {"failing hook", "read-only"}
 )
 def test_trial(seed: int, name: str, place: Place) -> None:
     chance = random.Random(seed)  # noqa: S311
-    exists, overwrite = chance.random() < 0.5, chance.random() < 0.5
+    exists = chance.random() < 0.5
     with ExitStack() as stack:
         if name in ("disk full", "read-only"):
             stack.enter_context(mounted(place.out, "size=10M"))
         before = place.fill(exists)
         kept = {path: entry for path, entry in before.items() if (place.out / path).is_file()}
-        FAULTS[name](place, overwrite, chance)
+        FAULTS[name](place, exists, chance)
 
         after, left = tree(place.out), place.left()
-        if exists and not overwrite:
-            assert after == before
-        if overwrite:
+        if exists:
             kept.pop(SHARED, None)
         assert {path: after.get(path) for path in kept} == kept
         if not exists and name not in PARTIAL:
@@ -293,6 +306,14 @@ def test_trial(seed: int, name: str, place: Place) -> None:
 
 
 # Folders that exist
+
+
+def test_a_folder_that_exists_is_refused_and_stays_as_it_is(place: Place) -> None:
+    before = place.fill(exists=True)
+    done = subprocess.run(place.command, env=place.environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f'"{place.out / NAME}" directory already exists' in done.stdout + done.stderr
+    assert tree(place.out) == before
 
 
 @pytest.mark.parametrize("skip", [False, True])
