@@ -1,8 +1,8 @@
 """Show that the tests bite: seed one defect at a time, and see the suite fail.
 
-Copies the repository for each of 30 defects, applies it there, and runs the quickest tests that should
+Copies the repository for each of more than 30 defects, applies it there, and runs the quickest tests that should
 notice. Every selection has to pass without the defect, else a failure would mean nothing. Ends with status
-0 only if all 30 are caught; `--without-docker` leaves out those that only a container shows.
+0 only if all are caught; `--without-docker` leaves out those that only a container shows.
 """
 
 from __future__ import annotations
@@ -113,6 +113,13 @@ DEFECTS = [
         "tests/test_service.py -k gives_back_the_answers",
     ),
     Defect(
+        "a short name without quotes in compose.yaml",
+        f"{SERVICE}/compose.yaml",
+        'image: "{{ cookiecutter.project_slug }}"',
+        "image: {{ cookiecutter.project_slug }}",
+        "tests/test_answers.py -k short_name_is_text",
+    ),
+    Defect(
         "a tag inside a line",
         f"{SERVICE}/pyproject.toml",
         'requires-python = ">=3.11"',
@@ -132,6 +139,13 @@ DEFECTS = [
         "\t$(call ask,Stop and remove the container $(NAME)?)\n",
         "",
         "tests/test_service.py -k asks_first",
+    ),
+    Defect(
+        "`make rmi` for what is built on the image",
+        f"{SERVICE}/Makefile",
+        """awk 'NR == 1 || $$1 ~ "(^|/)$(NAME)$$"'""",
+        "cat",
+        "-m docker tests/test_make.py -k is_built_on_its_image",
     ),
     Defect(
         "a hook that fails without a network",
@@ -167,6 +181,13 @@ DEFECTS = [
         "        _refuse(_given())\n",
         "",
         "tests/test_answers.py -k command_line_refuses",
+    ),
+    Defect(
+        "code in what an update is given",
+        "local_extensions.py",
+        '    "cruft._commands.update.update": ("cruft update", "", "--variables-to-update"),\n',
+        "",
+        "tests/test_answers.py -k cruft_refuses_what_is_given_later_too[update]",
     ),
     Defect(
         "every proxy believed",
