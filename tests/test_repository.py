@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake, lacking
+from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake, clean_environment, lacking
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -74,3 +74,21 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
             if not link.startswith(("http", "mailto")):
                 assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+@pytest.mark.slow
+def test_the_readme_s_first_command_generates_a_service(template: Path, tmp_path: Path) -> None:
+    (command,) = re.findall("^python3 .*/cookiecutter .*", README, re.MULTILINE)
+    shutil.copytree(template, tmp_path / "clone")
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tmp_path / "clone",
+        env=clean_environment() | {"HOME": str(tmp_path / "home")},
+        input="\n" * len(QUESTIONS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "    make test\n" in done.stdout, done.stdout
+    run(".venv/bin/python", "-m", "pytest", "-q", cwd=tmp_path / "my-service")
