@@ -253,7 +253,9 @@ def _fault_of_text(text: str, longest: int) -> str:
     if not 1 <= len(text) <= longest:
         return f"has {len(text)} characters"
     if found := UNPRINTABLE.search(text):
-        return f"holds {found[0]!a}, which does not print"
+        unread = "\udc80" <= found[0] <= "\udcff"  # how Python keeps a byte that is no text
+        what = "a byte that is no text in this locale" if unread else "which does not print"
+        return f"holds {found[0]!a}, {what}"
     if found := re.search("{[{%#]", text):
         return f"holds {found[0]}, with which a template begins"
     if text != text.strip():

@@ -571,6 +571,12 @@ def test_a_console_that_lacks_the_letters_shows_escapes(world: World) -> None:
     assert code == 1
 
 
+def test_letters_that_the_locale_cannot_hold_are_named_as_such(world: World) -> None:
+    code, printed = world.cookiecutter("--no-input", "project_name=Üni", LC_ALL="C", PYTHONUTF8="0")
+    assert "holds '\\udcc3', a byte that is no text in this locale" in printed
+    assert code == 1
+
+
 def test_a_private_variable_cannot_be_given(world: World) -> None:
     before = snapshot(world.root)
     code, printed = world.cookiecutter("--no-input", "__checked=yes", "port=80")
