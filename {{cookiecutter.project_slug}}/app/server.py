@@ -1,6 +1,5 @@
 """What uvicorn and gunicorn leave open: slow clients, a stop without a lost request, the last word."""
 
-import array
 import asyncio
 import contextlib
 import gc
@@ -10,9 +9,8 @@ import math
 import mmap
 import signal
 import socket
-import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httptools
@@ -31,10 +29,8 @@ HANDSHAKE = 0.1
 # Seconds in which a connection that is open at a stop may still bring a request.
 LAST_CHANCE = 0.5
 
-# Linux's option to look at a socket's packets first, and the program for it (see bpf(4)): load the
-# byte of the TCP header that has the flags; pass all that do not begin a connection.
-SO_ATTACH_FILTER = 26
-NO_SYN = (0x30, 0, 0, 13), (0x45, 1, 0, 0x02), (0x06, 0, 0, 0xFFFF_FFFF), (0x06, 0, 0, 0)
+# Linux's option to take connections from one network device alone, and a device that nobody has.
+SO_BINDTOIFINDEX, NOWHERE = 62, 2**31 - 1
 
 # Shared by the master and its workers: why a worker could not start.
 _cause = mmap.mmap(-1, 1024)
@@ -269,28 +265,19 @@ def freeze(_: Arbiter, __: UvicornWorker) -> None:
 
 
 def refuse_at_stop(arbiter: Arbiter) -> None:
-    """Let the master take no new handshake from the moment on when it begins to stop.
+    """Let the kernel refuse new connections from the moment on when the master begins to stop.
 
-    Else one may end between a worker's last `accept` and the closing of the socket, and is reset.
-    A client whose handshake is not taken tries again after a second, and is refused.
+    Else one may come between a worker's last `accept` and the closing of the socket, and is reset.
     """
     stop = arbiter.stop
 
     def refuse_and_stop(graceful: bool = True) -> None:
-        _refuse(listener.sock for listener in arbiter.LISTENERS)
+        for listener in arbiter.LISTENERS:
+            with contextlib.suppress(OSError):  # not on Linux, or not on one before 5.7
+                listener.sock.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NOWHERE)
         stop(graceful)  # type: ignore[no-untyped-call]
 
     arbiter.stop = refuse_and_stop  # type: ignore[method-assign]  # there is no hook
-
-
-def _refuse(sockets: Iterable[socket.socket]) -> None:
-    program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_SYN))
-    address, _ = program.buffer_info()
-    for sock in sockets:
-        with contextlib.suppress(OSError):  # a kernel without it, or that keeps it from plain users
-            sock.setsockopt(
-                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_SYN), address)
-            )
 
 
 def say_why(_: Arbiter | None = None) -> None:
