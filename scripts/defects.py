@@ -269,8 +269,8 @@ DEFECTS = [
     Defect(
         "an answer without its item_id",
         f"{SERVICE}/app/items/routes.py",
-        "q: str | None = None) -> Item:",
-        "q: str | None = None) -> NewItem:",
+        "item_id: ItemId, session: Session) -> Item:",
+        "item_id: ItemId, session: Session) -> NewItem:",
         "service tests/items",
     ),
 ]

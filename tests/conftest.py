@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -78,6 +80,38 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     left_behind = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis")
     shutil.copytree(ROOT, copy, ignore=left_behind)
     return copy
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Start a PostgreSQL server, and return the URL of an empty database; skip where there is none."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not programs:
+        reason = "no PostgreSQL server: apt install postgresql"
+        if os.environ.get("REQUIRE_DOCKER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It does not run as root, and pytest's folders are closed to others.
+    as_user = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.getuid() == 0 else []
+
+    def run(program: str, *arguments: str) -> None:
+        command = [*as_user, str(programs[-1].with_name(program)), *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    with tempfile.TemporaryDirectory() as folder:
+        if as_user:
+            shutil.chown(folder, "nobody")
+        data = ("--pgdata", f"{folder}/data")
+        run("initdb", *data, "--username=app", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        options = f"-h 127.0.0.1 -p {port} -k {folder}"
+        run("pg_ctl", "start", *data, "--options", options, "--log", f"{folder}/log")
+        try:
+            run("createdb", "--host=127.0.0.1", f"--port={port}", "--username=app", "app")
+            yield f"postgresql+psycopg://app@127.0.0.1:{port}/app"
+        finally:
+            run("pg_ctl", "stop", *data, "--mode=fast")
 
 
 Bake = Callable[..., Service]

@@ -107,6 +107,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "python_version": st.sampled_from(CONFIG["python_version"]),
     "port": st.integers(1024, 65535) | st.integers(1024, 65535).map(str),
     "workers": st.integers(1, 64) | st.integers(1, 64).map(str) | st.just("auto"),
+    "database": st.sampled_from(CONFIG["database"]),
     "create_venv": st.booleans(),
 }
 
@@ -159,10 +160,11 @@ WRONG: dict[str, st.SearchStrategy[Any]] = {
     | st.sampled_from([*NO_NUMBERS, "auto", "80", "1023", "65536"]),
     "workers": st.integers().filter(lambda n: not 1 <= n <= 64)
     | st.sampled_from([*NO_NUMBERS, "0", "65"]),
+    "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite "]),
     "create_venv": st.sampled_from(["", "maybe", "2", 2, "yes please"]),
 }
 # What Cookiecutter judges itself, and what only its callers in Python can hand over.
-BY_COOKIECUTTER = ["python_version", "create_venv"]
+BY_COOKIECUTTER = ["python_version", "database", "create_venv"]
 WRONG_TYPES = {name: WRONG[name] | ODD for name in WRONG if name not in BY_COOKIECUTTER}
 
 
@@ -501,7 +503,7 @@ port: '99999999' is refused; it must be a whole number from 1024 to 65535, such 
 workers: '0' is refused; it must be a whole number from 1 to 64, such as 4, or auto
 'pyhton_version' is no question of this template; did you mean python_version?
 'colour' is no question of this template; there are project_name, project_slug, description, \
-python_version, port, workers, create_venv
+python_version, port, workers, database, create_venv
 Run again: cookiecutter TEMPLATE --no-input project_name=... project_slug=... description=... \
 python_version=3.12 port=... workers=... create_venv=false
 """
@@ -519,7 +521,7 @@ def test_the_command_line_refuses_all_at_once(world: World, options: str) -> Non
 
 def test_what_is_typed_is_refused_after_the_last_question(world: World) -> None:
     before = snapshot(world.root)
-    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\nn\n"
+    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\nn\n"
     code, printed = world.cookiecutter(typed=typed)
     _, _, refusal = printed.partition("[y/n] (y): ")
     assert [line.partition(":")[0] for line in refusal.splitlines()] == [
@@ -533,6 +535,7 @@ def test_what_is_typed_is_refused_after_the_last_question(world: World) -> None:
         "python_version=3.15",
         "port=...",
         "workers=auto",
+        "database=none",
         "create_venv=false",
     ]
     assert code == 1

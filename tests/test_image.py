@@ -26,7 +26,7 @@ from tests.containers import (
     require_docker,
     wait_until,
 )
-from tests.test_service import COMBINATIONS, FILES
+from tests.test_service import COMBINATIONS, files
 
 pytestmark = pytest.mark.docker
 
@@ -52,11 +52,22 @@ def build(bake: Bake) -> Iterator[Build]:
         docker("rmi", "--force", tag, check=False)
 
 
-@pytest.fixture(params=COMBINATIONS, ids=lambda answers: answers.get("python_version", "default"))
+def version(answers: dict[str, str | int]) -> str:
+    return str(answers.get("python_version", "default"))
+
+
+@pytest.fixture(params=COMBINATIONS, ids=version)
 def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
-    all_answers: dict[str, str | int] = {"python_version": "3.14", "port": 8000, "workers": 4}
-    all_answers.update(request.param)
-    return all_answers
+    defaults: dict[str, str | int] = {
+        "python_version": "3.14",
+        "port": 8000,
+        "workers": 4,
+        "database": "sqlite",
+    }
+    return {**defaults, **request.param}
+
+
+LAMP = {"name": "Lamp", "price": 12.5, "is_offer": None}
 
 
 def check_endpoints(running: Container) -> None:
@@ -64,14 +75,18 @@ def check_endpoints(running: Container) -> None:
     assert running.request("GET", "/").json() == {
         "message": "Hello from FastAPI in a Docker container!"
     }
-    item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
-    assert running.request("GET", "/items/7?q=sale").json() == item
     created = running.request("POST", "/items/", json={"name": "Lamp", "price": 12.5})
     assert created.status_code == 201
-    assert created.json() == {
-        "message": "Item created successfully",
-        "item": {"name": "Lamp", "price": 12.5, "is_offer": None},
-    }
+    assert created.json()["message"] == "Item created successfully"
+    item = created.json()["item"]
+    if "item_id" in item:  # it is kept
+        assert item == LAMP | {"item_id": item["item_id"], "price": "12.50"}
+        assert running.request("GET", created.headers["location"]).json() == item
+        assert item in running.request("GET", "/items/?q=lamp").json()["items"]
+    else:
+        assert item == LAMP
+        item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
+        assert running.request("GET", "/items/7?q=sale").json() == item
     for path in "/health", "/livez", "/readyz":
         assert running.request("GET", path).json() == {"status": "healthy"}
     assert running.request("GET", "/docs").status_code == 200
@@ -85,6 +100,13 @@ def cpus_of(running: Container) -> int:
     )
 
 
+# tests/test_databases.py runs the others, with a server.
+@pytest.mark.parametrize(
+    "answers",
+    [c for c in COMBINATIONS if c.get("database") != "postgresql"],
+    ids=version,
+    indirect=True,
+)
 def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Build) -> None:
     with container(
         build(**answers), *HARDENED, "--memory", "1g", port=int(answers["port"])
@@ -103,7 +125,9 @@ def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Bui
         assert {line["level"] for line in running.log()} == {"INFO"}
 
 
-def test_both_locks_install_and_its_tests_pass(answers: dict[str, str | int], bake: Bake) -> None:
+def test_both_locks_install_and_its_tests_pass(
+    answers: dict[str, str | int], bake: Bake, postgresql: str
+) -> None:
     """Use the Python that was asked for, with plain pip."""
     require_docker()
     script = (
@@ -116,6 +140,8 @@ def test_both_locks_install_and_its_tests_pass(answers: dict[str, str | int], ba
         f"--volume={bake(**answers).path}:/service:ro",
         "--volume=template-test-pip:/root/.cache/pip",
     ]
+    if answers["database"] == "postgresql":
+        mounts += ["--network=host", f"--env=TEST_DATABASE_URL={postgresql}"]
     output = docker("run", "--rm", *mounts, image, "sh", "-c", script)
     assert re.search(r"\d+ passed", output)
     assert "skipped" not in output
@@ -234,7 +260,11 @@ def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Bu
     assert ours(setuid, "--user=0") == base(setuid)
 
 
-FILES_IN_IMAGE = sorted(name for name in FILES if name.startswith(("app/", "gunicorn")))
+FILES_IN_IMAGE = [
+    name
+    for name in files({"database": "sqlite"})
+    if name.startswith(("app/", "gunicorn")) and name.endswith(".py")
+]
 
 
 def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None:

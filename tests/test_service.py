@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,30 @@ from tests.conftest import CONFIG, Bake, Service
 # repeat the same lines.
 COMBINATIONS = [
     {},
-    {"python_version": "3.15", "port": 1024, "workers": "auto", "project_slug": "ab"},
+    {
+        "python_version": "3.15",
+        "port": 1024,
+        "workers": "auto",
+        "project_slug": "ab",
+        "database": "postgresql",
+    },
     {
         "python_version": "3.13",
+        "database": "none",
         "port": 65535,
         "workers": 64,
         "project_name": "Ünïcode 'n' \"quotes\"",
     },
-    {"python_version": "3.12", "port": 8080, "workers": 1, "project_slug": "a" * 50},
+    {
+        "python_version": "3.12",
+        "port": 8080,
+        "workers": 1,
+        "project_slug": "a" * 50,
+        "database": "postgresql",
+    },
     {
         "python_version": "3.11",
+        "database": "none",
         "port": 9000,
         "workers": 2,
         "description": r"C:\new \u0041 $x #1 `y`",
@@ -83,8 +98,24 @@ tests/test_settings.py
 """.split()
 
 
+OF_A_DATABASE = """
+DATABASE.md
+app/database.py
+app/items/tables.py
+app/migrations/env.py
+app/migrations/script.py.mako
+app/migrations/versions/0001_items.py
+tests/test_database.py
+""".split()
+
+
+def files(answers: Mapping[str, object]) -> list[str]:
+    """List the files of a service with `answers`."""
+    return sorted(FILES if answers["database"] == "none" else [*FILES, *OF_A_DATABASE])
+
+
 def test_it_has_exactly_these_files(service: Service) -> None:
-    assert service.files() == FILES
+    assert service.files() == files(service.answers)
     assert len(FILES) <= 40
     assert [p for p in service.path.rglob("*") if p.is_dir() and not any(p.iterdir())] == []
 
@@ -152,9 +183,22 @@ def test_its_tests_pass_with_warnings_as_errors(bake: Bake) -> None:
     assert "skipped" not in output
 
 
+def test_without_a_database_there_is_no_trace_of_one(bake: Bake) -> None:
+    service = bake(database="none")
+    for name in service.files():
+        found = re.search("(?i)database|alembic|sqlite|postgres|psycopg", service.read(name))
+        assert not found, name
+
+
 @pytest.mark.slow
-def test_the_tests_and_types_of_every_combination_pass(service: Service) -> None:
-    service.python("-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
+def test_the_tests_and_types_of_every_combination_pass(
+    service: Service, request: pytest.FixtureRequest
+) -> None:
+    environment = {}
+    if service.answers["database"] == "postgresql":
+        environment["TEST_DATABASE_URL"] = request.getfixturevalue("postgresql")
+    output = service.python("-W", "error", "-m", "pytest", "-p", "no:cacheprovider", **environment)
+    assert "skipped" not in output
     service.python("-m", "mypy", "--cache-dir", "/dev/null")
 
 
@@ -174,7 +218,7 @@ def test_its_dockerfile_is_clean(service: Service, tmp_path: Path) -> None:
 
 
 TARGETS = """
-help venv dev test check fix lock build image-reproducible run stop start logs shell ps images
+help venv dev test check fix lock migrate migration build image-reproducible run stop start logs shell ps images
 tag push pull volumes network rm rmi prune
 """.split()
 
@@ -186,7 +230,7 @@ def test_make_help_lists_every_target(bake: Bake) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
-    output = bake().run("make", "--dry-run", target, "REGISTRY=registry.example.com/team/")
+    output = bake().run("make", "--dry-run", target, "REGISTRY=registry.example.com/team/", "m=x")
     if target in ("tag", "push", "pull"):
         assert "registry.example.com/team/my-service:latest" in output
 
@@ -210,9 +254,12 @@ def test_a_destructive_target_asks_first(target: str, answer: str, bake: Bake) -
 
 
 @pytest.mark.slow
-def test_make_lock_writes_the_locks_that_are_there(bake: Bake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", CONFIG["database"])
+def test_make_lock_writes_the_locks_that_are_there(
+    database: str, bake: Bake, tmp_path: Path
+) -> None:
     copy = tmp_path / "service"
-    shutil.copytree(bake().path, copy)
+    shutil.copytree(bake(database=database).path, copy)
     service = Service(copy, {})
     before = [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"

@@ -130,7 +130,7 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     release("1.0.0")
     service = repository / TEMPLATE.name
     change(service, THEIRS)
-    change(service, [("app/items/routes.py", "price=10.5", "price=0.5")])
+    change(service, [("app/items/routes.py", '"No such item")', '"No item")')])
     (service / ".editorconfig").write_text("root = true\n")
     release("1.1.0")
     return repository
@@ -193,7 +193,7 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Tea
     assert missing(service, OURS) == []
     assert (service / ".editorconfig").exists()
     assert (service / "app/orders/__init__.py").read_text() == ORDERS
-    assert "price=10.5" in (service / "app/items/routes.py").read_text()
+    assert "No such item" in (service / "app/items/routes.py").read_text()
     assert leftovers(service) == []
     files = {name for name, *_ in THEIRS} | {".cruft.json", ".editorconfig"}
     assert team.status().keys() == files

@@ -1,9 +1,7 @@
 """What every test may ask for."""
 
 import asyncio
-# {% if cookiecutter.database == "postgresql" %}
 import os
-# {% endif %}
 from collections.abc import Iterator
 
 import pytest
@@ -17,10 +15,8 @@ from app.settings import Settings
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return where the tests' own database is."""
-    # {% if cookiecutter.database == "postgresql" %}
     if url := os.environ.get("TEST_DATABASE_URL"):
         return url
-    # {% endif %}
     # {% if cookiecutter.database == "sqlite" %}
     return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database').as_posix()}/test.db"
     # {% endif %}
