@@ -1,0 +1,465 @@
+"""Services with a database, in real containers: what is kept, and what is answered without it.
+
+FULL=1 runs the long ones in full size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import Bake
+from tests.containers import HARDENED, Container, container, docker, require_docker, wait_until
+from tests.load import answer, request
+from tests.test_promises import address, worker_pids
+
+pytestmark = pytest.mark.docker
+
+FULL = os.environ.get("FULL") == "1"
+LAMP = {"name": "Lamp", "price": "12.50", "is_offer": None}
+
+Build = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def build(bake: Bake) -> Iterator[Build]:
+    """Return `build(database)`, which builds the image of a service once, and names it."""
+    require_docker()
+    built: dict[str, str] = {}
+
+    def build(database: str) -> str:
+        if database not in built:
+            built[database] = f"template-test-{database}-{uuid.uuid4().hex[:8]}"
+            docker("build", "--tag", built[database], str(bake(database=database).path))
+        return built[database]
+
+    yield build
+    for tag in built.values():
+        docker("rmi", "--force", tag, check=False)
+
+
+@contextmanager
+def volume() -> Iterator[str]:
+    """Make an empty volume, and remove it afterwards."""
+    name = docker("volume", "create")
+    try:
+        yield name
+    finally:
+        docker("volume", "rm", "--force", name, check=False)
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    """Make a network, and remove it afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    docker("network", "create", name)
+    try:
+        yield name
+    finally:
+        docker("network", "rm", name, check=False)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server in a container, and how a service reaches it."""
+
+    container: Container
+    network: str
+    password: str
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the options of `docker run` that say where it is."""
+        url = f"postgresql+psycopg://app@{self.container.name}/app"
+        return ("--network", self.network, f"--env=DATABASE_URL={url}")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return those, and the one that brings the password."""
+        return (*self.place, f"--env=DATABASE_PASSWORD={self.password}")
+
+    def wait_ready(self) -> None:
+        """Wait until it takes connections."""
+        ready = ("exec", self.container.name, "pg_isready", "--host=127.0.0.1", "--username=app")
+        wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
+
+
+@contextmanager
+def postgresql() -> Iterator[Server]:
+    """Run an empty PostgreSQL server on a network of its own."""
+    password = uuid.uuid4().hex
+    environment = {"LANG": "C.UTF-8", "POSTGRES_USER": "app", "POSTGRES_PASSWORD": password}
+    variables = [f"--env={name}={value}" for name, value in environment.items()]
+    with (
+        network() as name,
+        container("postgres:17", "--network", name, *variables, port=5432) as started,
+    ):
+        server = Server(started, name, password)
+        server.wait_ready()
+        yield server
+
+
+def migrate(image: str, *options: str) -> str:
+    """Bring the schema up to date with the image, as an operator does."""
+    return docker("run", "--rm", *options, image, "python", "-m", "app.database")
+
+
+@contextmanager
+def database(kind: str, image: str) -> Iterator[tuple[tuple[str, ...], Container | None]]:
+    """Make a database with a schema; yield the options of `docker run` for it, and its server."""
+    if kind == "postgresql":
+        with postgresql() as server:
+            migrate(image, *server.options)
+            yield server.options, server.container
+    elif kind == "sqlite":
+        with volume() as name:
+            yield (f"--volume={name}:/data",), None
+    else:
+        yield (), None
+
+
+def create(started: Container, name: str) -> dict[str, Any]:
+    """Create an item and return it."""
+    answer = started.request("POST", "/items/", json=LAMP | {"name": name})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json()["item"])
+
+
+def stored(started: Container) -> list[dict[str, Any]]:
+    """Return every item, page by page."""
+    items: list[dict[str, Any]] = []
+    cursor = ""
+    with httpx2.Client(base_url=started.url, timeout=20) as client:
+        while True:
+            page = client.get(f"/items/?limit=100{cursor}").raise_for_status().json()
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = f"&cursor={page['next_cursor']}"
+
+
+class Client:
+    """A client that sends one request after another, and knows what it was told."""
+
+    def __init__(self, host: str, seed: int) -> None:
+        """Prepare a client of the service at port 8000 of `host`; `seed` says what it does."""
+        self.host = host
+        self.random = random.Random(seed)  # noqa: S311
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.kept: dict[int, dict[str, Any]] = {}
+        self.deleted: list[int] = []
+        # Names of what was not answered as done: it may be there, or not.
+        self.doubtful: set[str] = set()
+        # When each request began and ended, and its status: 0 without an answer.
+        self.answers: list[tuple[float, float, int]] = []
+
+    async def _ask(self, method: str, path: str, item: dict[str, Any] | None) -> tuple[int, bytes]:
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.host, 8000)
+        reader, writer = self.streams
+        body = json.dumps(item).encode() if item else b""
+        writer.write(request(path, close=False, method=method, body=body))
+        got = await answer(reader)
+        if b"connection: close" in got.lower():
+            self.close()
+        return int(got[9:12]), got.partition(b"\r\n\r\n")[2]
+
+    async def ask(
+        self, method: str, path: str, item: dict[str, Any] | None = None
+    ) -> tuple[int, Any]:
+        """Return the status and what came with it, or 0 where no answer came within seven seconds."""
+        begin = time.monotonic()
+        status, body = 0, b""
+        try:
+            async with asyncio.timeout(7):
+                status, body = await self._ask(method, path, item)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            self.close()
+        self.answers.append((begin, time.monotonic(), status))
+        return status, json.loads(body) if body else None
+
+    def close(self) -> None:
+        """Connect anew for the next request."""
+        if self.streams:
+            self.streams[1].close()
+            self.streams = None
+
+    async def create(self) -> None:
+        """Create an item."""
+        item = LAMP | {"name": uuid.uuid4().hex}
+        status, body = await self.ask("POST", "/items/", item)
+        if status == 201:
+            self.kept[body["item"]["item_id"]] = body["item"]
+        else:
+            self.doubtful.add(str(item["name"]))
+
+    async def read(self) -> None:
+        """Read an item, or what is no longer there."""
+        item_id = self.random.choice([*self.kept, *self.deleted[-1:]])
+        expected = self.kept.get(item_id)
+        status, body = await self.ask("GET", f"/items/{item_id}")
+        if status in {200, 404}:
+            assert body == (expected or {"detail": "No such item"})
+
+    async def list(self) -> None:
+        """List some items."""
+        status, body = await self.ask("GET", "/items/?limit=10")
+        assert status != 200 or body["items"]
+
+    async def replace(self) -> None:
+        """Replace an item."""
+        item_id, before = self.kept.popitem()
+        item = LAMP | {"name": uuid.uuid4().hex}
+        status, body = await self.ask("PUT", f"/items/{item_id}", item)
+        if status == 200:
+            assert body == item | {"item_id": item_id}
+            self.kept[item_id] = body
+        else:
+            self.doubtful |= {before["name"], item["name"]}
+
+    async def delete(self) -> None:
+        """Delete an item."""
+        item_id, before = self.kept.popitem()
+        status, _ = await self.ask("DELETE", f"/items/{item_id}")
+        if status == 204:
+            self.deleted.append(item_id)
+        else:
+            self.doubtful.add(before["name"])
+
+    async def step(self) -> None:
+        """Do one thing or another."""
+        do: list[Callable[[], Awaitable[None]]] = [self.create] * 4
+        if self.kept:
+            do += [self.read] * 3 + [self.list, self.replace, self.delete]
+        await self.random.choice(do)()
+
+
+def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
+    """See that the items that are stored are those that the clients know of."""
+    by_id = {item["item_id"]: item for item in items}
+    assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
+    known, doubtful = set(), set()
+    for client in clients:
+        for item_id, item in client.kept.items():
+            assert by_id.get(item_id) == item
+            known.add(item["name"])
+        assert not by_id.keys() & client.deleted
+        doubtful |= client.doubtful
+    assert {item["name"] for item in items} - known <= doubtful
+
+
+def statuses(clients: list[Client]) -> Counter[int]:
+    """Count the answers by their status."""
+    return Counter(status for client in clients for _, _, status in client.answers)
+
+
+# SQLite -------------------------------------------------------------------------------------------
+
+
+def test_sqlite_needs_a_volume_and_nothing_else_whoever_the_user_is(build: Build) -> None:
+    image = build("sqlite")
+    names: list[str] = []
+    with volume() as name:
+        for user in "10001", "1000670000:0", "10001":
+            with container(image, *HARDENED, f"--volume={name}:/data", f"--user={user}") as started:
+                started.wait_healthy()
+                for _ in range(10):
+                    names.append(f"{len(names)} of {user}")
+                    create(started, names[-1])
+                assert [item["name"] for item in stored(started)] == names
+                assert started.stop() == 0
+                assert {line["level"] for line in started.log()} == {"INFO"}
+
+
+@pytest.mark.parametrize("user", ["10001:10001", "1000670000:0"])
+def test_sqlite_s_folder_is_the_only_one_that_may_be_written(user: str, build: Build) -> None:
+    def writable(image: str) -> list[str]:
+        script = "find / -not -type l -writable -not -path '/proc/*' -not -path '/dev/*' | sort"
+        run = ("run", "--rm", "--user", user, image, "sh", "-c", f"{script} 2>/dev/null")
+        return docker(*run).split()
+
+    assert set(writable(build("sqlite"))) - set(writable("python:3.14-slim-trixie")) == {"/data"}
+
+
+def test_sqlite_s_volume_may_be_lacking(build: Build) -> None:
+    with container(build("sqlite"), *HARDENED) as started:
+        started.wait_healthy()
+        create(started, "for a while")
+        assert started.stop() == 0
+
+
+def test_sqlite_says_why_where_it_may_not_write(build: Build, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with volume() as empty:
+        for mount in f"{tmp_path}:/data", f"{empty}:/data:ro":
+            with container(build("sqlite"), f"--volume={mount}") as ended:
+                assert docker("wait", ended.name) == "1"
+                assert ended.log()[-1]["level"] == "CRITICAL"
+                assert "/data/service.db" in ended.log()[-1]["message"]
+
+
+# Under load, and under faults ---------------------------------------------------------------------
+
+
+@contextmanager
+def serving(kind: str, image: str, workers: int) -> Iterator[tuple[Container, Container | None]]:
+    """Run a service with its database; yield both, and see that nothing in its log is odd."""
+    with (
+        database(kind, image) as (options, server),
+        container(image, *options, f"--env=WORKERS={workers}") as started,
+    ):
+        started.wait_healthy()
+        yield started, server
+        started.log()  # every line parses, whatever happened
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> None:
+    async def load(client: Client) -> None:
+        for _ in range(2_000 if FULL else 100):
+            await client.step()
+        client.close()
+
+    async def scenario(host: str) -> list[Client]:
+        clients = [Client(host, seed) for seed in range(20)]
+        await asyncio.gather(*map(load, clients))
+        return clients
+
+    with serving(kind, build(kind), 4) as (started, _):
+        clients = asyncio.run(scenario(address(started)))
+        assert statuses(clients).keys() == {200, 201, 204, 404}
+        check(clients, stored(started))
+        assert {line["level"] for line in started.log()} == {"INFO"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "victim"),
+    [
+        ("sqlite", "worker"),
+        ("sqlite", "container"),
+        ("postgresql", "worker"),
+        ("postgresql", "container"),
+        ("postgresql", "server"),
+    ],
+)
+def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Build) -> None:
+    async def load(client: Client, over: asyncio.Event) -> None:
+        while not over.is_set():
+            await client.step()
+            if client.answers[-1][2] == 0:
+                await asyncio.sleep(0.05)
+        client.close()
+
+    async def scenario(clients: list[Client], kill: Callable[[], object]) -> None:
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(load(client, over))
+            await asyncio.sleep(0.3 + 0.4 * random.random())  # noqa: S311
+            await asyncio.to_thread(kill)
+            await asyncio.sleep(0.1)
+            over.set()
+
+    def ready(started: Container) -> bool:
+        with suppress(httpx2.TransportError):
+            return started.request("GET", "/readyz").status_code == 200
+        return False
+
+    everyone: list[Client] = []
+    with serving(kind, build(kind), 2) as (started, server):
+        for turn in range(20 if FULL else 3):
+            clients = [Client(address(started), 100 * turn + number) for number in range(8)]
+            everyone += clients
+            lost = server if victim == "server" else started
+            if victim == "worker":
+                pids = worker_pids(started)
+                asyncio.run(scenario(clients, lambda: os.kill(int(min(pids)), 9)))  # noqa: B023
+                wait_until(lambda: len(worker_pids(started) - {min(pids)}) == 2, 20)  # noqa: B023
+            else:
+                assert lost
+                asyncio.run(scenario(clients, lambda: docker("kill", lost.name)))  # noqa: B023
+                docker("start", lost.name)
+            wait_until(lambda: ready(started), 30, lambda: docker("logs", started.name)[-3000:])
+            assert statuses(clients)[201] > 0
+            assert statuses(clients).keys() <= {0, 200, 201, 204, 404, 503}
+            check(everyone, stored(started))
+        assert any(0 in statuses([client]) or 503 in statuses([client]) for client in everyone)
+        levels = Counter(line["level"] for line in started.log())
+        print(kind, victim, sorted(statuses(everyone).items()), levels)
+
+
+@pytest.mark.parametrize("fault", ["stop", "pause"])
+def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
+    """Twenty requests a second, come what may: nothing but 503 while the server is away."""
+
+    async def load(host: str, clients: list[Client], over: asyncio.Event) -> None:
+        idle: list[Client] = []
+
+        async def one(client: Client) -> None:
+            await client.step()
+            idle.append(client)
+
+        async with asyncio.TaskGroup() as group:
+            while not over.is_set():
+                if not idle:
+                    clients.append(Client(host, len(clients)))
+                group.create_task(one(idle.pop() if idle else clients[-1]))
+                await asyncio.sleep(0.05)
+        for client in clients:
+            client.close()
+
+    async def scenario(
+        host: str, server: Container, back: Callable[[], None]
+    ) -> tuple[list[Client], list[float]]:
+        clients: list[Client] = []
+        over = asyncio.Event()
+        running = asyncio.create_task(load(host, clients, over))
+        await asyncio.sleep(2)
+        times = [time.monotonic()]
+        await asyncio.to_thread(docker, fault, server.name)
+        times.append(time.monotonic())
+        await asyncio.sleep(8)
+        times.append(time.monotonic())
+        await asyncio.to_thread(back)
+        times.append(time.monotonic() + 5)
+        await asyncio.sleep(5 + 2)
+        over.set()
+        await running
+        return clients, times
+
+    with serving("postgresql", build("postgresql"), 2) as (started, server):
+        assert server
+
+        def back() -> None:
+            docker({"stop": "start", "pause": "unpause"}[fault], server.name)
+            Server(server, "", "").wait_ready()
+
+        workers = worker_pids(started)
+        clients, (lost, away, returning, recovered) = asyncio.run(
+            scenario(address(started), server, back)
+        )
+        answers = [answer for client in clients for answer in client.answers]
+        good = {200, 201, 204, 404}
+        assert {status for _, end, status in answers if end < lost} <= good
+        assert {s for begin, end, s in answers if begin > away and end < returning} == {503}
+        assert {status for _, _, status in answers} <= good | {503}
+        after = [status for begin, _, status in answers if begin > recovered]
+        assert after
+        assert set(after) <= good
+        check(clients, stored(started))
+        assert worker_pids(started) == workers
+        assert started.health == "healthy"
+        assert started.inspect("{{.RestartCount}}") == "0"
