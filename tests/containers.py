@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
@@ -122,6 +125,31 @@ def container(
         yield Container(name, port)
     finally:
         docker("rm", "--force", "--volumes", name, check=False)
+
+
+def schemathesis(url: str, seed: int, examples: int, folder: Path) -> int:
+    """Run schemathesis with all checks in all phases; return how many cases passed, or fail."""
+    options = [
+        "--checks=all",
+        "--max-response-time=5",
+        "--phases=examples,coverage,fuzzing,stateful",
+        "--continue-on-failure",
+        f"--seed={seed}",
+        f"--max-examples={examples}",
+    ]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json", *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) generated, \1 passed", done.stdout)
+    assert passed, done.stdout
+    assert "No issues found" in done.stdout
+    assert "Warnings" not in done.stdout, done.stdout
+    return int(passed[1])
 
 
 # The worst that was measured for each promise, by its number: what is measured, the figure, its unit.

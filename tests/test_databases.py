@@ -9,11 +9,16 @@ import asyncio
 import json
 import os
 import random
+import shutil
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +26,23 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import Bake
-from tests.containers import HARDENED, Container, container, docker, require_docker, wait_until
+from tests.conftest import Bake, Service
+from tests.containers import (
+    HARDENED,
+    Container,
+    container,
+    docker,
+    require_docker,
+    schemathesis,
+    wait_until,
+)
 from tests.load import answer, request
 from tests.test_promises import address, worker_pids
 
 pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
+KINDS = ["sqlite", "postgresql", "none"]
 LAMP = {"name": "Lamp", "price": "12.50", "is_offer": None}
 
 Build = Callable[[str], str]
@@ -222,7 +236,7 @@ class Client:
     async def replace(self) -> None:
         """Replace an item."""
         item_id, before = self.kept.popitem()
-        item = LAMP | {"name": uuid.uuid4().hex}
+        item: dict[str, Any] = LAMP | {"name": uuid.uuid4().hex}
         status, body = await self.ask("PUT", f"/items/{item_id}", item)
         if status == 200:
             assert body == item | {"item_id": item_id}
@@ -251,7 +265,8 @@ def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
     """See that the items that are stored are those that the clients know of."""
     by_id = {item["item_id"]: item for item in items}
     assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
-    known, doubtful = set(), set()
+    known: set[str] = set()
+    doubtful: set[str] = set()
     for client in clients:
         for item_id, item in client.kept.items():
             assert by_id.get(item_id) == item
@@ -397,8 +412,6 @@ def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Bu
             assert statuses(clients).keys() <= {0, 200, 201, 204, 404, 503}
             check(everyone, stored(started))
         assert any(0 in statuses([client]) or 503 in statuses([client]) for client in everyone)
-        levels = Counter(line["level"] for line in started.log())
-        print(kind, victim, sorted(statuses(everyone).items()), levels)
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
@@ -463,3 +476,281 @@ def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
         assert worker_pids(started) == workers
         assert started.health == "healthy"
         assert started.inspect("{{.RestartCount}}") == "0"
+
+
+# PostgreSQL ---------------------------------------------------------------------------------------
+
+
+PORTS = {"PORT": "18003", "DATABASE_PORT": "15432"}
+
+
+@contextmanager
+def own(bake: Bake, folder: Path, kind: str) -> Iterator[Service]:
+    """Yield a copy of a service with a name of its own; Docker keeps nothing of it afterwards."""
+    original = bake(project_slug=f"own-{kind}", database=kind, port=int(PORTS["PORT"]))
+    service = Service(folder / "service", original.answers)
+    shutil.copytree(original.path, service.path)
+    try:
+        yield service
+    finally:
+        environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+        for command in "make rm YES=1", "docker compose down --volumes", "make rmi YES=1":
+            subprocess.run(command.split(), cwd=service.path, env=environment)
+        docker("volume", "rm", "--force", f"own-{kind}-data")
+
+
+def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
+    require_docker()
+    with own(bake, tmp_path, "postgresql") as service:
+
+        def compose(*arguments: str) -> str:
+            return service.run("docker", "compose", *arguments, **PORTS)
+
+        def app() -> Container:
+            return Container(compose("ps", "--quiet", "app").strip(), int(PORTS["PORT"]))
+
+        with pytest.raises(AssertionError, match=r"cp \.env\.example \.env, for development"):
+            compose("up", "--wait")
+        shutil.copy(service.path / ".env.example", service.path / ".env")
+        compose("build")
+        compose("up", "--wait", "database")
+        with ThreadPoolExecutor() as two:
+            said = list(two.map(lambda _: compose("run", "--rm", "migrate"), range(2)))
+        assert ["the schema is up to date" in output for output in said] == [True, True]
+        assert "".join(said).count("Running upgrade") == 1
+        compose("down", "--volumes")
+
+        compose("up", "--build", "--wait")
+        assert app().health == "healthy"
+        create(app(), "Lamp")
+        migrated = Container(compose("ps", "--all", "--quiet", "migrate").strip(), 0)
+        assert migrated.inspect("{{.State.ExitCode}}") == "0"
+        assert migrated.inspect("{{.State.FinishedAt}}") < app().inspect("{{.State.StartedAt}}")
+        assert {line["level"] for line in app().log()} == {"INFO"}
+        compose("down")
+        compose("up", "--wait")
+        assert [item["name"] for item in stored(app())] == ["Lamp"]
+
+
+def ended(image: str, *options: str) -> dict[str, Any]:
+    """Run a container that ends by itself, not with 0; return the last line of its log."""
+    with container(image, *options) as failing:
+        wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)
+        assert failing.inspect("{{.State.ExitCode}}") != "0"
+        last = failing.log()[-1]
+        assert last["level"] in {"ERROR", "CRITICAL"}
+        return last
+
+
+def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> None:
+    image = build("postgresql")
+    url = "--env=DATABASE_URL=postgresql://app{}@database/app"
+    sample = "--env=DATABASE_PASSWORD=change-me"
+    assert "DATABASE_PASSWORD" in ended(image, url.format(""), sample)["message"]
+    assert "DATABASE_PASSWORD" in ended(image, url.format(":change-me"))["message"]
+    accepted = ended(image, url.format(""), sample, "--env=DEVELOPMENT=true")
+    assert "DATABASE_PASSWORD" not in accepted["message"]
+
+
+def test_a_password_comes_from_a_file_and_is_seen_nowhere(build: Build, tmp_path: Path) -> None:
+    image = build("postgresql")
+    file = tmp_path / "password"
+    with postgresql() as server:
+        file.write_text(f"{server.password}\n")
+        file.chmod(0o444)
+        secret = (
+            f"--volume={file}:/run/secrets/database:ro",
+            "--env=DATABASE_PASSWORD_FILE=/run/secrets/database",
+        )
+        seen = [migrate(image, *server.place, *secret)]
+        with container(image, *HARDENED, *server.place, *secret) as started:
+            started.wait_healthy()
+            create(started, "Lamp")
+            docker("kill", server.container.name)
+            for path in "/items/", "/readyz", "/openapi.json":
+                answer = started.request("GET", path)
+                seen.append(f"{answer.headers} {answer.text}")
+                assert answer.status_code == (200 if path == "/openapi.json" else 503)
+            seen += [docker("logs", started.name), docker("inspect", started.name)]
+        seen.append(docker("history", "--no-trunc", image))
+        assert server.password not in "".join(seen)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_without_its_database_it_ends_and_says_why(workers: int, build: Build) -> None:
+    with postgresql() as server:
+        name, password = server.container.name, server.password
+
+        def reason(*options: str) -> str:
+            options = (*server.options, f"--env=WORKERS={workers}", *options)
+            last = ended(build("postgresql"), *options)
+            assert password not in json.dumps(last)
+            return str(last["message"])
+
+        url = "--env=DATABASE_URL=postgresql://app"
+        assert "alembic_version" in reason()
+        assert "password authentication failed" in reason("--env=DATABASE_PASSWORD=another-one")
+        assert "resolve host 'nowhere'" in reason(f"{url}:{password}@nowhere/app")
+        assert "Connection refused" in reason(f"{url}:{password}@{name}:1/app")
+        assert "setting DATABASE_URL" in reason(f"--env=DATABASE_URL=app:{password}@{name}/app")
+        assert "/nowhere" in reason("--env=DATABASE_PASSWORD_FILE=/nowhere")
+        docker("pause", name)
+        assert "TimeoutError" in reason()
+
+
+# Every kind ---------------------------------------------------------------------------------------
+
+
+def ask(started: Container, kind: str) -> None:
+    """Ask every endpoint for what it promises."""
+    for path in "/", "/health", "/livez", "/readyz", "/docs", "/openapi.json":
+        assert started.request("GET", path).status_code == 200
+    item = create(started, "Lamp")
+    if kind == "none":
+        assert item["name"] == "Lamp"
+    else:
+        path = f"/items/{item['item_id']}"
+        assert started.request("GET", path).json() == item
+        changed = item | {"name": "Desk"}
+        assert started.request("PUT", path, json=LAMP | {"name": "Desk"}).json() == changed
+        assert changed in stored(started)
+        assert started.request("DELETE", path).status_code == 204
+        assert started.request("GET", path).status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "none"])
+def test_it_is_hardened_with_any_database(kind: str, build: Build) -> None:
+    with database(kind, build(kind)) as (options, _):
+        for user in "10001", "65534", "1000670000:0":
+            with container(build(kind), *HARDENED, *options, f"--user={user}") as started:
+                started.wait_healthy()
+                ask(started, kind)
+                assert started.stop() == 0
+                assert {line["level"] for line in started.log()} == {"INFO"}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_waits_for_no_client_and_no_lock(kind: str, workers: int, build: Build) -> None:
+    lock = {
+        "sqlite": "import sqlite3, time; c = sqlite3.connect('/data/service.db', isolation_level=None);"
+        "c.execute('BEGIN IMMEDIATE'); time.sleep(60)",
+        "postgresql": "BEGIN; LOCK TABLE items; SELECT pg_sleep(60)",
+    }
+    with serving(kind, build(kind), workers) as (started, server):
+        if server:
+            run = ("psql", "--username=app", f"--command={lock[kind]}")
+            docker("exec", "--detach", server.name, *run)
+        elif kind == "sqlite":
+            docker("exec", "--detach", started.name, "python", "-c", lock[kind])
+        time.sleep(1)
+        body = json.dumps(LAMP).encode()
+        post = request("/items/", close=False, method="POST", body=body)
+        with ExitStack() as clients:
+            host = (address(started), 8000)
+            for begun in b"", b"GET /ite", post[:-5], post:
+                client = clients.enter_context(socket.create_connection(host))
+                client.sendall(begun)
+            time.sleep(0.5)
+            assert started.stop() == 0
+            client.settimeout(1)
+            assert client.recv(12) == (b"HTTP/1.1 201" if kind == "none" else b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_setting_ends_it_with_any_database(kind: str, workers: int, build: Build) -> None:
+    for setting in ["MAX_BODY_SIZE"] if kind == "none" else ["DATABASE_TIMEOUT"]:
+        last = ended(build(kind), f"--env={setting}=lots", f"--env=WORKERS={workers}")
+        assert last["message"].startswith(f"setting {setting}: ")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_schemathesis_finds_nothing_with_any_database(
+    kind: str, build: Build, tmp_path: Path
+) -> None:
+    with serving(kind, build(kind), 2) as (started, _):
+        schemathesis(started.url, 1, 500 if FULL else 50, tmp_path)
+        assert not [line for line in started.log() if line["level"] == "ERROR"]
+
+
+# What DATABASE.md says ----------------------------------------------------------------------------
+
+
+def commands(service: Service, heading: str) -> list[str]:
+    """Return the commands below a heading of DATABASE.md."""
+    section = service.read("DATABASE.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    code = "".join(line[4:] for line in section.splitlines(True) if line.startswith("    "))
+    return code.replace("\\\n", "").splitlines()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) -> None:
+    require_docker()
+    with own(bake, tmp_path, kind) as service:
+        backup, restore = commands(service, "Back up and restore")
+        service.run("make", "build", "run", **PORTS)
+        started = Container(f"own-{kind}", 18003)
+        started.wait_healthy()
+        for number in range(3):
+            create(started, f"Ünïcode {number}")
+        items = stored(started)
+        service.run("sh", "-c", backup, **PORTS)
+        create(started, "after the backup")
+
+        service.run("make", "stop")  # into what is there
+        service.run("sh", "-c", restore, **PORTS)
+        service.run("make", "start")
+        started.wait_healthy()
+        assert stored(started) == items
+
+        service.run("make", "rm", "YES=1")  # and into what is empty
+        service.run("docker", "compose", "down", "--volumes", **PORTS)
+        if kind == "sqlite":
+            docker("volume", "rm", f"own-{kind}-data")
+        else:
+            service.run("docker", "compose", "up", "--wait", "database", **PORTS)
+        service.run("sh", "-c", restore, **PORTS)
+        service.run("make", "run", **PORTS)
+        started.wait_healthy()
+        assert stored(started) == items
+        assert create(started, "Lamp")["item_id"] > items[-1]["item_id"]
+        if kind == "sqlite":
+            service.run("make", "rm", "YES=1")
+            options = (*HARDENED, f"--volume=own-{kind}-data:/data", "--user=1000670000:0")
+            with container(f"own-{kind}", *options, port=18003) as other:
+                other.wait_healthy()
+                create(other, "Lamp")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_migration_is_written_and_run_as_documented(
+    kind: str, bake: Bake, tmp_path: Path
+) -> None:
+    require_docker()
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake(database=kind).path, service.path)
+    (service.path / ".venv").symlink_to(sys.prefix)
+    with ExitStack() as stack:
+        environment = {}
+        if kind == "postgresql":
+            server = stack.enter_context(postgresql())
+            place = server.container.url.removeprefix("http://")
+            environment["DATABASE_URL"] = f"postgresql://app:{server.password}@{place}/app"
+        write, run = commands(service, "Change the schema")
+        service.run("sh", "-c", run, **environment)
+        tables = service.read("app/items/tables.py")
+        column = "    colour: Mapped[str | None] = mapped_column(String(20))\n"
+        price = "    price: Mapped[Decimal] = mapped_column(Money(12, 2))\n"
+        another = f"    cost: Mapped[Decimal | None] = mapped_column({'Money(12, 2)'})\n"
+        (service.path / "app/items/tables.py").write_text(
+            tables.replace(price, price + column + another)
+        )
+        service.run("sh", "-c", write, **environment)
+        service.run("sh", "-c", run, **environment)
+        assert len(list((service.path / "app/migrations/versions").glob("*.py"))) == 2
+        service.run("make", "check")
+        if kind == "postgresql":
+            environment["TEST_DATABASE_URL"] = environment["DATABASE_URL"]
+        told = service.python("-m", "pytest", "-q", "tests/test_database.py", **environment)
+        assert "skipped" not in told

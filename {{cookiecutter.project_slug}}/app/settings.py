@@ -36,7 +36,7 @@ class Settings(_Environment):
     """Bytes that a request's body may have; a larger one is answered with 413."""
     # {% if cookiecutter.database != "none" %}
 
-    database_url: str = Field(DATABASE_URL, repr=False)
+    database_url: str = Field(DATABASE_URL, repr=False, pattern=r"^\w+(\+\w+)?://")
     """Where the database is, as SQLAlchemy writes it; it may hold the password."""
 
     database_pool_size: PositiveInt = 5
