@@ -43,7 +43,7 @@ pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
 KINDS = ["sqlite", "postgresql", "none"]
-LAMP = {"name": "Lamp", "price": "12.50", "is_offer": None}
+LAMP = {"name": "Lamp", "price": 12.5}
 
 Build = Callable[[str], str]
 
@@ -165,6 +165,12 @@ def stored(started: Container) -> list[dict[str, Any]]:
             cursor = f"&cursor={page['next_cursor']}"
 
 
+def priced(hundredths: int) -> dict[str, Any]:
+    """Return an item that nobody else has."""
+    price = f"{hundredths // 100}.{hundredths % 100:02}"
+    return {"name": uuid.uuid4().hex, "price": price, "is_offer": None}
+
+
 class Client:
     """A client that sends one request after another, and knows what it was told."""
 
@@ -213,12 +219,14 @@ class Client:
 
     async def create(self) -> None:
         """Create an item."""
-        item = LAMP | {"name": uuid.uuid4().hex}
+        item = priced(self.random.randrange(10**12))
         status, body = await self.ask("POST", "/items/", item)
         if status == 201:
-            self.kept[body["item"]["item_id"]] = body["item"]
+            item_id = body["item"]["item_id"]
+            self.kept[item_id] = item | {"item_id": item_id}
+            assert body["item"] == self.kept[item_id]
         else:
-            self.doubtful.add(str(item["name"]))
+            self.doubtful.add(item["name"])
 
     async def read(self) -> None:
         """Read an item, or what is no longer there."""
@@ -236,7 +244,7 @@ class Client:
     async def replace(self) -> None:
         """Replace an item."""
         item_id, before = self.kept.popitem()
-        item: dict[str, Any] = LAMP | {"name": uuid.uuid4().hex}
+        item = priced(self.random.randrange(10**12))
         status, body = await self.ask("PUT", f"/items/{item_id}", item)
         if status == 200:
             assert body == item | {"item_id": item_id}

@@ -135,6 +135,17 @@ def test_sqlite_checks_foreign_keys_and_lets_readers_and_a_writer_work(settings:
     if make_url(settings.database_url).get_backend_name() == "sqlite":
         # 2 is FULL: what was acknowledged survives a power failure.
         assert asyncio.run(pragmas()) == [1, "wal", settings.database_timeout * 1000, 2]
+
+
+def test_a_file_that_was_restored_may_be_written_by_its_group(
+    alembic: Config, settings: Settings
+) -> None:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        file = Path(str(url.database))
+        file.chmod(0o644)
+        command.upgrade(alembic, "head")
+        assert file.stat().st_mode & 0o777 == 0o660
 # {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 

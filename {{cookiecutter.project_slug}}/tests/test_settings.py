@@ -51,6 +51,16 @@ def test_a_bad_value_is_refused_by_name_and_not_repeated(
     assert {problem["loc"][0] for problem in caught.value.errors()} == {name.lower()}
     assert "input_value" not in str(caught.value)
 
+# {% if cookiecutter.database != "none" %}
+
+
+def test_a_url_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "app:s3cr3t@host/app")
+    with pytest.raises(ValidationError, match="database_url") as caught:
+        Settings()
+    assert "s3cr3t" not in str(caught.value)
+# {% endif %}
+
 
 def test_the_readme_lists_every_variable_and_its_default() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")

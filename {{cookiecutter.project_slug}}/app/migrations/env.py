@@ -22,9 +22,9 @@ LOCK = {
 
 
 def create(file: Path) -> None:
-    """Create a file that the group may write, too, so that any user in group 0 can go on with it."""
-    if not file.exists():
-        file.touch()
+    """See that there is a file, and that any user in group 0 can go on with it."""
+    file.touch()  # or fail, where SQLite would only read
+    with suppress(PermissionError):  # it is another user's, who has done this
         file.chmod(0o660)
 
 
