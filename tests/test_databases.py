@@ -6,6 +6,7 @@ FULL=1 runs the long ones in full size.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import Bake, Service
+from tests.conftest import CONFIG, Bake, Service
 from tests.containers import (
     HARDENED,
     Container,
@@ -45,20 +46,21 @@ FULL = os.environ.get("FULL") == "1"
 KINDS = ["sqlite", "postgresql", "none"]
 LAMP = {"name": "Lamp", "price": 12.5}
 
-Build = Callable[[str], str]
+Build = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def build(bake: Bake) -> Iterator[Build]:
-    """Return `build(database)`, which builds the image of a service once, and names it."""
+    """Return `build(database, **answers)`, which builds the image of a service once, and names it."""
     require_docker()
     built: dict[str, str] = {}
 
-    def build(database: str) -> str:
-        if database not in built:
-            built[database] = f"template-test-{database}-{uuid.uuid4().hex[:8]}"
-            docker("build", "--tag", built[database], str(bake(database=database).path))
-        return built[database]
+    def build(database: str, **answers: str | int) -> str:
+        key = json.dumps([database, answers])
+        if key not in built:
+            built[key] = f"template-test-{database}-{uuid.uuid4().hex[:8]}"
+            docker("build", "--tag", built[key], str(bake(database=database, **answers).path))
+        return built[key]
 
     yield build
     for tag in built.values():
@@ -680,6 +682,57 @@ def test_schemathesis_finds_nothing_with_any_database(
     with serving(kind, build(kind), 2) as (started, _):
         schemathesis(started.url, 1, 500 if FULL else 50, tmp_path)
         assert not [line for line in started.log() if line["level"] == "ERROR"]
+
+
+WORKERS = ["auto", 1, 3]
+TEXTS = [
+    {"project_name": "My Service"},
+    {"project_name": "Ünïcode 'n' \"quotes\""},
+    {"project_name": "${PATH} #1", "description": r"C:\new \u0041 $x #1 `y`"},
+]
+PAIRWISE = [
+    {
+        "python_version": CONFIG["python_version"][python],
+        "database": KINDS[kind],
+        "workers": WORKERS[(kind + python) % 3],
+        "port": [8000, 1024, 65535][(kind + 2 * python) % 3],
+        **TEXTS[(kind + (0, 0, 0, 1, 2)[python]) % 3],
+    }
+    for python in range(5)
+    for kind in range(3)
+]
+
+
+def test_each_answer_meets_each_other_one() -> None:
+    questions = ["python_version", "database", "workers", "port", "project_name"]
+    assert {row[questions[0]] for row in PAIRWISE} == set(CONFIG[questions[0]])
+    for one, other in itertools.combinations(questions, 2):
+        met = {(row[one], row[other]) for row in PAIRWISE}
+        wanted = {row[one] for row in PAIRWISE}, {row[other] for row in PAIRWISE}
+        assert met == set(itertools.product(*wanted))
+
+
+@pytest.mark.parametrize(
+    "answers", PAIRWISE, ids=lambda row: f"{row['python_version']}-{row['database']}"
+)
+def test_each_pair_of_answers_is_built_run_called_and_stopped(
+    answers: dict[str, Any], build: Build
+) -> None:
+    image, kind, port = build(**answers), answers["database"], answers["port"]
+    with (
+        database(kind, image) as (options, _),
+        container(image, *HARDENED, *options, port=port) as started,
+    ):
+        started.wait_healthy()
+        ask(started, kind)
+        title = started.request("GET", "/openapi.json").json()["info"]["title"]
+        assert title == answers["project_name"]
+        version = docker("exec", started.name, "python", "--version")
+        assert version.startswith(f"Python {answers['python_version']}.")
+        if answers["workers"] != "auto":
+            wait_until(lambda: len(worker_pids(started)) == answers["workers"], 10)
+        assert started.stop() == 0
+        assert {line["level"] for line in started.log()} == {"INFO"}
 
 
 # What DATABASE.md says ----------------------------------------------------------------------------
