@@ -285,7 +285,7 @@ def refuse_at_stop(arbiter: Arbiter) -> None:
 def say_why(_: Arbiter | None = None) -> None:
     """Say at the end, where people look, why a worker could not start, if that is the reason."""
     with contextlib.suppress(ChildProcessError):  # there are no more that could say something later
-        for _ in range(30):
+        for _tenth in range(30):
             os.waitpid(-1, os.WNOHANG)
             time.sleep(0.1)
     if cause := _cause[:].partition(b"\0")[0].decode(errors="replace"):

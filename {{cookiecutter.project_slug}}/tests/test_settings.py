@@ -50,7 +50,6 @@ def test_a_bad_value_is_refused_by_name_and_not_repeated(
         ServerSettings()
     assert {problem["loc"][0] for problem in caught.value.errors()} == {name.lower()}
     assert "input_value" not in str(caught.value)
-
 # {% if cookiecutter.database != "none" %}
 
 
