@@ -869,7 +869,7 @@ DEFAULTS: dict[str, Any] = {
     "description": "Sells.",
     "python_version": "3.14",
 }
-DEFAULTS |= {"project_slug": "shop", "port": "8000", "workers": "4"}
+DEFAULTS |= {"project_slug": "shop", "port": "8000", "workers": "4", "database": "sqlite"}
 # Short names that mean something else to YAML where they are not quoted.
 WORDS = ["true", "false", "null", "yes", "no", "on", "off"]
 
@@ -947,7 +947,8 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
     with main_py.open("a", encoding="utf-8", newline="\n") as file:
         file.write(f"\nothers = [\n{listed}]\n")
     for command in (["check", "--output-format=concise"], ["format", "--diff"]):
-        ruff = [sys.executable, "-m", "ruff", *command]
+        # Without the hook, what it would drop is still there.
+        ruff = [sys.executable, "-m", "ruff", *command, "--exclude=stateless"]
         done = subprocess.run(
             ruff, cwd=main_py.parents[1], capture_output=True, text=True, check=False
         )
