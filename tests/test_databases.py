@@ -291,6 +291,16 @@ def statuses(clients: list[Client]) -> Counter[int]:
     return Counter(status for client in clients for _, _, status in client.answers)
 
 
+def ended(image: str, *options: str) -> dict[str, Any]:
+    """Run a container that ends by itself, not with 0; return the last line of its log."""
+    with container(image, *options) as failing:
+        wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)
+        assert failing.inspect("{{.State.ExitCode}}") != "0"
+        last = failing.log()[-1]
+        assert last["level"] in {"ERROR", "CRITICAL"}
+        return last
+
+
 # SQLite -------------------------------------------------------------------------------------------
 
 
@@ -327,13 +337,15 @@ def test_sqlite_s_volume_may_be_lacking(build: Build) -> None:
 
 
 def test_sqlite_says_why_where_it_may_not_write(build: Build, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+    folder, file = tmp_path / "folder", tmp_path / "file" / "service.db"
+    folder.mkdir(mode=0o755)
+    file.parent.mkdir()
+    file.parent.chmod(0o777)
+    file.touch(0o644)
     with volume() as empty:
-        for mount in f"{tmp_path}:/data", f"{empty}:/data:ro":
-            with container(build("sqlite"), f"--volume={mount}") as ended:
-                assert docker("wait", ended.name) == "1"
-                assert ended.log()[-1]["level"] == "CRITICAL"
-                assert "/data/service.db" in ended.log()[-1]["message"]
+        for source in f"{folder}:/data", f"{file.parent}:/data", f"{empty}:/data:ro":
+            last = ended(build("sqlite"), f"--volume={source}")
+            assert "/data/service.db" in last["message"]
 
 
 # Under load, and under faults ---------------------------------------------------------------------
@@ -540,16 +552,6 @@ def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
         compose("down")
         compose("up", "--wait")
         assert [item["name"] for item in stored(app())] == ["Lamp"]
-
-
-def ended(image: str, *options: str) -> dict[str, Any]:
-    """Run a container that ends by itself, not with 0; return the last line of its log."""
-    with container(image, *options) as failing:
-        wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)
-        assert failing.inspect("{{.State.ExitCode}}") != "0"
-        last = failing.log()[-1]
-        assert last["level"] in {"ERROR", "CRITICAL"}
-        return last
 
 
 def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> None:
