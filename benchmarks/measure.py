@@ -308,9 +308,9 @@ def plain_template(template: Path, folder: Path) -> Path:
 
     What Cookiecutter itself takes: no hook, no extension, no filter.
     """
-    shutil.copytree(
-        template, folder, ignore=shutil.ignore_patterns("hooks", "stateless", "*.py[co]")
-    )
+    # Without the hook, nothing drops what the default answers do not want.
+    left_behind = shutil.ignore_patterns("hooks", "stateless", "*.py[co]")
+    shutil.copytree(template, folder, ignore=left_behind)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(r"({{ *cookiecutter\.\w+)[^}]*}}", r"\1 }}", text), encoding="utf-8")
