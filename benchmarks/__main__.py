@@ -45,8 +45,16 @@ FULL = Size(10, 5, 10, 10, (1, 4, 16, 64, 256, 1024), (1024, 16_384, 262_144, 1_
 class Benchmark:
     """One run: its candidates, its size, and the samples so far."""
 
-    def __init__(self, candidates: list[Candidate], size: Size, cores: Cores, work: Path) -> None:
+    def __init__(
+        self,
+        candidates: list[Candidate],
+        databases: list[Candidate],
+        size: Size,
+        cores: Cores,
+        work: Path,
+    ) -> None:
         self.candidates = candidates
+        self.databases = databases
         self.size = size
         self.cores = cores
         self.work = work
@@ -137,6 +145,32 @@ class Benchmark:
                     for _ in range(2):  # once to warm up
                         found = measure.load(candidate, name, self.cores.load, read, duration)
                 self.add("workers", candidate.name, number, found["throughput"], str(count))
+
+    def database(self) -> None:
+        """Write and read items of ours, of FastAPI with the driver alone, and by the driver alone."""
+        with measure.postgresql(self.cores.database) as url:
+            for number, candidate in self.turns(self.size.rounds, self.databases):
+                kind = candidate.on or candidate.name
+                environment = {"DATABASE_URL": url} if kind == "postgresql" else {}
+                own = "bare" if candidate.on else "ours"
+                for variant, more in {own: {}, **candidate.variants}.items():
+                    with measure.container(candidate, self.cores.one, 1, environment | more) as (
+                        name,
+                        _,
+                    ):
+                        self.database_of(number, candidate, variant, name)
+
+    def database_of(self, number: int, candidate: Candidate, variant: str, name: str) -> None:
+        """Write and read items in the container `name`; read the one that was written first."""
+        kind, duration = candidate.on or candidate.name, self.size.load
+        for what, endpoint in (("create", "POST /items/"), ("read", "GET /items/1")):
+            measure.load(candidate, name, self.cores.load, endpoint, 1)  # to warm up
+            found = {variant: measure.load(candidate, name, self.cores.load, endpoint, duration)}
+            if candidate.on:
+                found["driver alone"] = measure.driver(name, what, duration)
+            for who, values in found.items():
+                self.add(f"database_{what}", who, number, values["throughput"], kind)
+                self.add(f"database_{what}_cpu", who, number, values["cpu"], kind)
 
     def template(self) -> None:
         """Generate a project, with .venv and until it is healthy, beside what the tools alone take."""
@@ -260,12 +294,14 @@ def main(arguments: Sequence[str]) -> None:
             measure.load_candidate(name, folder, work, options.python)
             for name, folder in folders.items()
         ]
+        databases = measure.load_databases(work, options.python)
         run("docker", "build", "--quiet", "--tag", measure.LOAD, HERE / "load")
-        for candidate in candidates:
+        for candidate in candidates + databases:
             measure.build(candidate)
         cores = Cores.of(int(run("docker", "info", "--format", "{{.NCPU}}")))
-        benchmark = Benchmark(candidates, FULL if options.full else QUICK, cores, work)
-        facts = about(arguments, candidates)
+        size = FULL if options.full else QUICK
+        benchmark = Benchmark(candidates, databases, size, cores, work)
+        facts = about(arguments, candidates + databases)
         try:
             for name, part in PARTS.items():
                 if not options.only or name in options.only:
@@ -281,6 +317,7 @@ PARTS: dict[str, Callable[[Benchmark], None]] = {
     "starts": Benchmark.starts,
     "endpoints": Benchmark.endpoints,
     "workers": Benchmark.workers,
+    "database": Benchmark.database,
     "template": Benchmark.template,
 }
 

@@ -13,7 +13,7 @@ import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -105,6 +105,17 @@ def load_candidate(name: str, folder: Path, work: Path, python: str | None) -> C
     return candidate
 
 
+def load_databases(work: Path, python: str | None) -> list[Candidate]:
+    """Read ours with each database, and after it what asks the same one by its driver alone."""
+    folder = HERE / "candidates"
+    found = []
+    for database in ("sqlite", "postgresql"):
+        driver = load_candidate(f"{database}-driver", folder / "driver", work, python)
+        ours = load_candidate(database, folder / database, work, python)
+        found += [ours, replace(driver, on=database)]
+    return found
+
+
 # --- Images -------------------------------------------------------------------------------------
 
 
@@ -178,11 +189,14 @@ class Cores:
     """The cores of the server where it has two."""
     load: str
     """The load generator's core, a different one where there are enough."""
+    database: str
+    """The database server's core, a third one where there are enough."""
 
     @classmethod
     def of(cls, count: int) -> Cores:
         """Divide a machine with `count` cores."""
-        return cls("0", ",".join(map(str, range(min(count, 2)))), str(count - 1))
+        two = list(map(str, range(min(count, 2))))
+        return cls("0", ",".join(two), str(count - 1), two[-1])
 
 
 @contextmanager
@@ -288,6 +302,40 @@ def load(
     requests = result.pop("requests")
     cpu = (cpu_seconds(name) - begin) / requests * 1e6
     return {"throughput": requests / result.pop("seconds"), "cpu": cpu, **result}
+
+
+@contextmanager
+def postgresql(cores: str) -> Iterator[str]:
+    """Run an empty PostgreSQL server; yield the URL of its database."""
+    name = f"benchmark-{uuid.uuid4().hex[:12]}"
+    try:
+        run(
+            *("docker", "run", "--detach", "--name", name, "--cpuset-cpus", cores),
+            *("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=app"),
+            "postgres:17",
+        )
+        # Over TCP, which the server that only prepares the folder does not listen on.
+        ready = ("docker", "exec", name, "pg_isready", "--quiet", "--host=127.0.0.1")
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready, capture_output=True).returncode:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} is not ready\n{run('docker', 'logs', name)}")
+            time.sleep(0.1)
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        host = run("docker", "inspect", "--format", address, name)
+        yield f"postgresql+psycopg://app:app@{host}/app"
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True)
+
+
+def driver(name: str, what: str, duration: int) -> dict[str, float]:
+    """Read or create items for `duration` seconds in the container `name`, without its server.
+
+    Returns requests a second and the CPU time for each in µs.
+    """
+    printed = run("docker", "exec", name, "python", "bare.py", what, str(duration))
+    found: dict[str, float] = json.loads(printed)
+    return found
 
 
 # --- The template -------------------------------------------------------------------------------

@@ -116,6 +116,6 @@ def test_cookiecutter_alone_renders_the_same_files(tmp_path: Path) -> None:
 
 
 def test_cores_are_shared_only_where_there_are_too_few() -> None:
-    assert measure.Cores.of(1) == measure.Cores("0", "0", "0")
-    assert measure.Cores.of(2) == measure.Cores("0", "0,1", "1")
-    assert measure.Cores.of(8) == measure.Cores("0", "0,1", "7")
+    assert measure.Cores.of(1) == measure.Cores("0", "0", "0", "0")
+    assert measure.Cores.of(2) == measure.Cores("0", "0,1", "1", "1")
+    assert measure.Cores.of(8) == measure.Cores("0", "0,1", "7", "1")
