@@ -234,9 +234,9 @@ DEFECTS = [
     Defect(
         "connections reset at a stop",
         f"{SERVICE}/app/server.py",
-        "    async def shutdown(self",
-        "    async def unused(self",
-        "-m docker tests/test_promises.py -k accepted_and_then_reset[2]",
+        "listener.sock.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NOWHERE)",
+        "listener.sock.fileno()",
+        "service tests/test_server.py -k stop_begins",
     ),
     Defect(
         "any request id accepted",

@@ -31,7 +31,7 @@ THEIRS: list[Change] = [
 OURS: list[Change] = [
     ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
     ("app/main.py", "(items.router)\n", "(items.router)\n    app.include_router(orders.router)\n"),
-    ("README.md", "The items are an example: nothing is kept.", "Orders are kept for ever."),
+    ("README.md", "The items are an example.", "Orders are kept for ever."),
     ("Dockerfile", "PORT=8000", "PORT=9999"),
 ]
 ORDERS = """from fastapi import APIRouter
