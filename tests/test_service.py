@@ -153,6 +153,13 @@ def test_every_file_parses_and_gives_back_the_answers(service: Service) -> None:
     assert yaml.safe_load(service.read("compose.yaml"))["name"] == answers["project_slug"]
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "none"])
+def test_what_compose_starts_together_is_built_once(database: str, bake: Bake) -> None:
+    compose = yaml.safe_load(bake(database=database).read("compose.yaml"))
+    services = {k: v for k, v in compose["services"].items() if "profiles" not in v}
+    assert [name for name, service in services.items() if "build" in service] == ["app"]
+
+
 def test_python_version_port_and_workers_stand_in_one_place(bake: Bake) -> None:
     service = bake(python_version="3.13", port=29467, workers=37)
     for answer, others in {
