@@ -166,7 +166,7 @@ class Benchmark:
         for what, endpoint in (("create", "POST /items/"), ("read", "GET /items/1")):
             measure.load(candidate, name, self.cores.load, endpoint, 1)  # to warm up
             found = {variant: measure.load(candidate, name, self.cores.load, endpoint, duration)}
-            if candidate.on:
+            if variant == "bare":
                 found["driver alone"] = measure.driver(name, what, duration)
             for who, values in found.items():
                 self.add(f"database_{what}", who, number, values["throughput"], kind)
