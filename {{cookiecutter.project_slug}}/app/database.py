@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 from fastapi import Depends, FastAPI, Request, status
 from fastapi.responses import JSONResponse
 from sqlalchemy import BigInteger, Dialect, Numeric, TypeDecorator, event, exc, make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeEngine
 
@@ -56,6 +56,8 @@ class State(TypedDict):
     """What the lifespan gives to requests."""
 
     engine: AsyncEngine
+    # The same one, without transactions.
+    reading: AsyncEngine
     # Seconds that a request may use the database for, all in all.
     timeout: float
 
@@ -107,25 +109,39 @@ def _check_foreign_keys(connection: Any, _: object) -> None:
     cursor.close()
 
 
+def _limits(request: Request) -> tuple[asyncio.Timeout, asyncio.Timeout]:
+    """Return what ends a request's use of the database: the second does, and the first sees to it.
+
+    psycopg takes ten seconds more to cancel a query on a server that is frozen.
+    """
+    seconds: float = request.state.timeout
+    return asyncio.timeout(seconds + 1), asyncio.timeout(seconds)
+
+
+async def _connection(request: Request) -> AsyncIterator[AsyncConnection]:
+    reading: AsyncEngine = request.state.reading
+    last, limit = _limits(request)
+    async with last, limit, reading.connect() as connection:
+        yield connection
+
+
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
     engine: AsyncEngine = request.state.engine
-    async with (
-        # The second one ends the time that psycopg takes to cancel what the first one has ended.
-        asyncio.timeout(request.state.timeout + 1),
-        asyncio.timeout(request.state.timeout),
-        AsyncSession(engine, expire_on_commit=False) as session,
-    ):
+    last, limit = _limits(request)
+    async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
         yield session
 
 
-# Ends before the answer is sent, so that an error at its end can still be told. Reading needs no
-# more than this; write within `async with session.begin()`, and write first, then read, because
-# SQLite does not let a transaction that has read wait for one that writes.
+# Both end before the answer is sent, so that an error at the end can still be told.
+# For endpoints that only read: rows instead of objects, and no transaction.
+Reading = Annotated[AsyncConnection, Depends(_connection, scope="function")]
+# For all others. Write within `async with session.begin()`, and write first, then read, because SQLite
+# does not let a transaction that has read wait for one that writes.
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]
 
 
-async def _ping(session: Session) -> None:
-    await session.execute(text("SELECT 1"))
+async def _ping(connection: Reading) -> None:
+    await connection.execute(text("SELECT 1"))
 
 
 # For what needs nothing but that the database answers.
@@ -179,7 +195,10 @@ def install(app: FastAPI, settings: Settings) -> None:
         try:
             async with asyncio.timeout(settings.database_timeout), engine.connect() as connection:
                 (await connection.execute(VERSION)).one()
-            yield {"engine": engine, "timeout": settings.database_timeout}
+            # SQLite begins no transaction to read.
+            sqlite = engine.dialect.name == "sqlite"
+            reading = engine if sqlite else engine.execution_options(isolation_level="AUTOCOMMIT")
+            yield {"engine": engine, "reading": reading, "timeout": settings.database_timeout}
         finally:
             await engine.dispose()
 

@@ -6,17 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from sqlalchemy import exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import database
+from app.items import tables
 from app.main import create_app
 from app.settings import Settings
 
@@ -104,6 +107,24 @@ def test_what_the_database_does_not_do_in_time_is_answered_503(
     (error,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
     assert error.getMessage().startswith("the database is not available: ")
     assert len(client.get("/items/").json()["items"]) == 1
+
+
+def test_what_fails_after_a_read_is_undone(client: TestClient, settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"database_pool_size": 1}))
+
+    @app.post("/fail")
+    async def fail(session: database.Session) -> None:
+        async with session.begin():
+            session.add(tables.Item(name="Lamp", price=Decimal(1)))
+            await session.flush()
+            raise HTTPException(409)
+
+    with TestClient(app) as one:
+        # The only connection has no transactions while it reads, and has them again.
+        for _ in range(2):
+            assert one.get("/items/").json()["items"] == []
+            assert one.post("/fail").status_code == 409
+    assert client.get("/items/").json()["items"] == []
 
 
 def test_an_error_does_not_tell_the_values(settings: Settings) -> None:
