@@ -1,4 +1,4 @@
-"""Measure what this template generates beside the guide's stack: `python -m benchmarks --help`."""
+"""Measure what this template generates beside the guide's stack: `make benchmark ARGS=--help`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Size:
 
 
 QUICK = Size(3, 1, 2, 5, (1, 64, 1024), (1024, 1_048_576))
-FULL = Size(10, 5, 10, 10, (1, 4, 16, 64, 256, 1024), (1024, 16_384, 262_144, 1_048_576))
+FULL = Size(5, 3, 4, 10, (1, 16, 64, 256, 1024), (1024, 32_768, 1_048_576))
 
 
 class Benchmark:

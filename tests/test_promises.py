@@ -1,7 +1,8 @@
 """The promises of the running container, each under the real fault; docs/operations.md has the table.
 
-The image is that of the default service, which keeps its items in SQLite, with `tests/faults.py` appended to it, and nothing else changed.
-FULL=1 runs the long ones in full size; WRITE=1 writes what was measured into docs/operations.md.
+The image is that of the default service, with `tests/faults.py` appended to it, and nothing else
+changed; DATABASE=postgresql and DATABASE=none take the service of that answer. FULL=1 runs the long
+ones in full size; WRITE=1 writes what was measured into docs/operations.md.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from tests.load import Result, kept_alive, once, request, steadily
 pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
-# What is asked for where any answer will do: with the default answers, it reads the database.
-ITEMS = "/items/"
+DATABASE = os.environ.get("DATABASE", "sqlite")
+# What is asked for where any answer will do: it reads the database, if there is one.
+ITEMS = "/items/1" if DATABASE == "none" else "/items/"
 
 PROMISES = {
     1: "hardened: read-only, no capability, 128 processes, 256 MB, any user; healthy, and no warning",
@@ -85,15 +87,38 @@ def table() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def image(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Build the faulty service; return its image's name."""
+def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Generate the service, and start the server that it needs; return its folder."""
     require_docker()
-    service = tmp_path_factory.mktemp("faulty") / "service"
-    shutil.copytree(bake().path, service)
-    with (service / "app/main.py").open("a", encoding="utf-8") as main:
+    folder = tmp_path_factory.mktemp("generated") / "service"
+    shutil.copytree(bake(database=DATABASE).path, folder)
+    with contextlib.ExitStack() as stack:
+        if DATABASE == "postgresql":
+            environment = (
+                "--env=LANG=C.UTF-8",
+                "--env=POSTGRES_USER=app",
+                "--env=POSTGRES_PASSWORD=app",
+            )
+            server = stack.enter_context(container("postgres:17", *environment, port=5432))
+            ready = ("exec", server.name, "pg_isready", "--host=127.0.0.1")
+            wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
+            # Part of the image, so that no test has to know.
+            with (folder / "Dockerfile").open("a", encoding="utf-8") as dockerfile:
+                dockerfile.write(f"ENV DATABASE_URL=postgresql://app:app@{address(server)}/app\n")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def image(service: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Build the faulty service; return its image's name."""
+    faulty = tmp_path_factory.mktemp("faulty") / "service"
+    shutil.copytree(service, faulty)
+    with (faulty / "app/main.py").open("a", encoding="utf-8") as main:
         main.write((ROOT / "tests/faults.py").read_text("utf-8"))
     tag = f"template-test-faulty-{uuid.uuid4().hex[:8]}"
-    docker("build", "--tag", tag, str(service))
+    docker("build", "--tag", tag, str(faulty))
+    if DATABASE == "postgresql":
+        docker("run", "--rm", tag, "python", "-m", "app.database")
     yield tag
     docker("rmi", "--force", tag, check=False)
 
@@ -665,10 +690,11 @@ def test_14_every_answer_has_the_security_headers(path: str, image: str) -> None
 
 def test_14_other_methods_are_refused_with_what_is_allowed(image: str) -> None:
     with running(image) as started:
+        stateless = DATABASE == "none"
         for path, allowed in (
             ("/", "GET"),
-            ("/items/1", "GET, PUT, DELETE"),
-            ("/items/", "GET, POST"),
+            ("/items/1", "GET" if stateless else "GET, PUT, DELETE"),
+            ("/items/", "POST" if stateless else "GET, POST"),
         ):
             for method in "TRACE", "PATCH", "PROPFIND":
                 answer = started.request(method, path)
@@ -677,8 +703,9 @@ def test_14_other_methods_are_refused_with_what_is_allowed(image: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3] if FULL else [1])
-def test_14_schemathesis_finds_nothing(seed: int, bake: Bake, tmp_path: Path) -> None:
-    docker("build", "--tag", "template-test-plain", str(bake().path))
+@pytest.mark.usefixtures("image")  # so that there is a schema
+def test_14_schemathesis_finds_nothing(seed: int, service: Path, tmp_path: Path) -> None:
+    docker("build", "--tag", "template-test-plain", str(service))
     with running("template-test-plain", WORKERS=2) as started:
         passed = schemathesis(started.url, seed, 500 if FULL else 50, tmp_path)
         measure(14, "cases that passed with each seed", passed)
