@@ -66,6 +66,8 @@ def create_engine(settings: Settings) -> AsyncEngine:
     """Create the engine for `DATABASE_URL`; it connects when it is first used."""
     url = make_url(settings.database_url)
     # {% if cookiecutter.database == "postgresql" %}
+    if "@" in (url.host or ""):  # a part of the password, which would be logged as a host
+        raise ValueError("DATABASE_URL has more than one @; write %40 for one in the password")
     if password := _password(settings):
         url = url.set(password=password)
     if url.drivername in ("postgres", "postgresql"):  # as hosting platforms write it

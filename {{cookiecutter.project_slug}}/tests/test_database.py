@@ -207,6 +207,13 @@ def test_the_sample_password_is_for_development_alone(values: dict[str, object])
     assert with_password(development=True, **values) == database.SAMPLE_PASSWORD
 
 
+def test_a_password_is_not_taken_for_a_host() -> None:
+    with pytest.raises(ValueError, match="more than one @") as refused:
+        with_password(database_url="postgresql://app:half@secret@localhost/app")
+    assert "secret" not in str(refused.value)
+    assert with_password(database_url="postgresql://app:half%40secret@h/app") == "half@secret"
+
+
 def test_a_password_is_not_shown() -> None:
     settings = Settings(database_url="postgresql://app:s3cr3t@h/app", database_password="s3cr3t")  # noqa: S106
     assert "s3cr3t" not in repr(settings)
