@@ -6,4 +6,5 @@ benchmark: .venv
 	.venv/bin/python -m benchmarks $(ARGS)
 
 .venv:
-	python3 -m venv .venv && .venv/bin/pip install --quiet --requirement tests/requirements.txt
+	python3 -m venv .venv && .venv/bin/pip install --quiet --requirement tests/requirements.txt \
+		|| { rm -rf .venv; exit 1; }

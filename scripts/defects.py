@@ -269,8 +269,8 @@ DEFECTS = [
     Defect(
         "an answer without its item_id",
         f"{SERVICE}/app/items/routes.py",
-        "item_id: ItemId, session: Session) -> Item:",
-        "item_id: ItemId, session: Session) -> NewItem:",
+        "item_id: ItemId, connection: Reading) -> Item:",
+        "item_id: ItemId, connection: Reading) -> NewItem:",
         "service tests/items",
     ),
 ]

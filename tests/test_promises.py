@@ -42,7 +42,7 @@ pytestmark = pytest.mark.docker
 FULL = os.environ.get("FULL") == "1"
 DATABASE = os.environ.get("DATABASE", "sqlite")
 # What is asked for where any answer will do: it reads the database, if there is one.
-ITEMS = "/items/1" if DATABASE == "none" else "/items/"
+ITEMS = "/items/1" if DATABASE == "none" else "/items/?limit=1"
 
 PROMISES = {
     1: "hardened: read-only, no capability, 128 processes, 256 MB, any user; healthy, and no warning",
@@ -69,7 +69,7 @@ PROMISES = {
 def table() -> Iterator[None]:
     """Write the table of what was measured, if that is asked for."""
     yield
-    if os.environ.get("WRITE") == "1":
+    if os.environ.get("WRITE") == "1" and DATABASE == "sqlite":
         document = ROOT / "docs/operations.md"
         before, table, after = re.split(
             r"(?<=<!-- table -->\n)(.*?)(?=<!-- end -->)",
@@ -728,6 +728,7 @@ GUIDES = (
 
 @pytest.mark.parametrize("database", ["sqlite", "none"])
 def test_15_idle_workers_take_half_of_the_memory(database: str, bake: Bake) -> None:
+    require_docker()
     image = f"template-test-idle-{database}"
     docker("build", "--tag", image, str(bake(database=database).path))
 
@@ -742,8 +743,6 @@ def test_15_idle_workers_take_half_of_the_memory(database: str, bake: Bake) -> N
     measure(15, f"idle, database={database}", ours / 2**20, " MiB")
     measure(15, f"as the guide serves it, database={database}", guides / 2**20, " MiB")
     assert ours <= guides / 2
-    if database == "none":  # half of what the guide's own service took
-        assert ours <= 73 * 2**20
 
 
 def test_15_memory_does_not_grow_under_load(image: str) -> None:

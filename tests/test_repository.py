@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.defects import DEFECTS
 from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake, clean_environment, lacking
 
 BIN = Path(sys.executable).parent
@@ -24,6 +25,11 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def test_every_defect_can_still_be_seeded() -> None:
+    lost = [each.name for each in DEFECTS if each.old not in (ROOT / each.file).read_text("utf-8")]
+    assert lost == []
 
 
 def test_the_workflows_and_scripts_are_sound() -> None:

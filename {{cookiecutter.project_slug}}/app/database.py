@@ -1,4 +1,4 @@
-"""The database: its engine, a session for each request, its schema, what is answered without it."""
+"""The database: its engine, what requests use it through, its schema, what is answered without it."""
 
 import asyncio
 import logging
@@ -56,7 +56,7 @@ class State(TypedDict):
     """What the lifespan gives to requests."""
 
     engine: AsyncEngine
-    # The same one, without transactions.
+    # The same one; with PostgreSQL, each statement is by itself.
     reading: AsyncEngine
     # Seconds that a request may use the database for, all in all.
     timeout: float
@@ -66,8 +66,6 @@ def create_engine(settings: Settings) -> AsyncEngine:
     """Create the engine for `DATABASE_URL`; it connects when it is first used."""
     url = make_url(settings.database_url)
     # {% if cookiecutter.database == "postgresql" %}
-    if "@" in (url.host or ""):  # a part of the password, which would be logged as a host
-        raise ValueError("DATABASE_URL has more than one @; write %40 for one in the password")
     if password := _password(settings):
         url = url.set(password=password)
     if url.drivername in ("postgres", "postgresql"):  # as hosting platforms write it
@@ -134,10 +132,11 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# Both end before the answer is sent, so that an error at the end can still be told.
-# For endpoints that only read: rows instead of objects, and no transaction.
+# Both end before the answer is sent, so that an error at the end can still be told. Each takes a
+# connection out of the pool: one of them for a request, never both, which could wait for each other.
+# For what only reads: rows instead of objects, and no transaction. What is written here may be lost.
 Reading = Annotated[AsyncConnection, Depends(_connection, scope="function")]
-# For all others. Write within `async with session.begin()`, and write first, then read, because SQLite
+# For what writes, too: within `async with session.begin()`, and write first, then read, because SQLite
 # does not let a transaction that has read wait for one that writes.
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]
 

@@ -55,6 +55,13 @@ class Settings(_Environment):
 
     development: bool = False
     """Whether this is a developer's machine, where the sample password will do."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _unambiguous(cls, value: str) -> str:
+        if value.count("@") > 1:  # a part of the password would be taken for the host, and logged
+            raise ValueError("more than one @: write %40 for one in the password")
+        return value
     # {% endif %}
 
 
