@@ -235,6 +235,16 @@ def test_make_help_lists_every_target(bake: Bake) -> None:
     assert [line.split()[0] for line in output.splitlines()] == TARGETS
 
 
+def test_make_dev_migrates_no_database_but_its_own(bake: Bake) -> None:
+    service = bake(database="postgresql")
+    output = service.run("make", "--dry-run", "dev")
+    assert "docker compose up --wait database" in output
+    assert "-m app.database" in output
+    output = service.run("make", "--dry-run", "dev", DATABASE_URL="postgresql://app@elsewhere/app")
+    assert "docker" not in output
+    assert "-m app.database" not in output
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
     output = bake().run("make", "--dry-run", target, "REGISTRY=registry.example.com/team/", "m=x")
