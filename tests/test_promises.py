@@ -716,14 +716,9 @@ def test_14_schemathesis_finds_nothing(seed: int, service: Path, tmp_path: Path)
 
 
 # How the guide serves: every worker imports the service for itself.
-GUIDES = (
-    "--workers",
-    "4",
-    "--worker-class",
-    "uvicorn_worker.UvicornWorker",
-    "--bind",
-    "0.0.0.0:8000",
-)
+AS_THE_GUIDE = """
+gunicorn --config /dev/null --workers 4 --worker-class uvicorn_worker.UvicornWorker --bind 0.0.0.0:8000 app.main:app
+""".split()
 
 
 @pytest.mark.parametrize("database", ["sqlite", "none"])
@@ -739,7 +734,7 @@ def test_15_idle_workers_take_half_of_the_memory(database: str, bake: Bake) -> N
             return memory(started)
 
     ours = idle()
-    guides = idle("gunicorn", "--config", "/dev/null", *GUIDES, "app.main:app")
+    guides = idle(*AS_THE_GUIDE)
     measure(15, f"idle, database={database}", ours / 2**20, " MiB")
     measure(15, f"as the guide serves it, database={database}", guides / 2**20, " MiB")
     assert ours <= guides / 2
