@@ -382,6 +382,24 @@ def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> No
         assert {line["level"] for line in started.log()} == {"INFO"}
 
 
+def busiest(workers: set[str]) -> int:
+    """Return the process id of the worker that holds most clients: one may have accepted all."""
+
+    def clients(pid: str) -> int:
+        rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
+        port, established = ":1F40", "01"  # 8000, as /proc writes it
+        theirs = {
+            f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == established
+        }
+        found = 0
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                found += str(descriptor.readlink()) in theirs
+        return found
+
+    return int(max(workers, key=clients))
+
+
 @pytest.mark.parametrize(
     ("kind", "victim"),
     [
@@ -423,8 +441,8 @@ def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Bu
             lost = server if victim == "server" else started
             if victim == "worker":
                 pids = worker_pids(started)
-                asyncio.run(scenario(clients, lambda: os.kill(int(min(pids)), 9)))  # noqa: B023
-                wait_until(lambda: len(worker_pids(started) - {min(pids)}) == 2, 20)  # noqa: B023
+                asyncio.run(scenario(clients, lambda: os.kill(busiest(pids), 9)))  # noqa: B023
+                wait_until(lambda: len(worker_pids(started) | pids) == 3, 20)  # noqa: B023
             else:
                 assert lost
                 asyncio.run(scenario(clients, lambda: docker("kill", lost.name)))  # noqa: B023
@@ -432,8 +450,8 @@ def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Bu
             wait_until(lambda: ready(started), 30, lambda: docker("logs", started.name)[-3000:])
             assert statuses(clients)[201] > 0
             assert statuses(clients).keys() <= {0, 200, 201, 204, 404, 503}
+            assert statuses(clients)[0] + statuses(clients)[503] > 0, "nobody noticed"
             check(everyone, stored(started))
-        assert any(0 in statuses([client]) or 503 in statuses([client]) for client in everyone)
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
