@@ -672,7 +672,11 @@ def test_a_stop_waits_for_no_client_and_no_lock(kind: str, build: Build) -> None
             docker("exec", "--detach", server.name, *run)
         elif kind == "sqlite":
             docker("exec", "--detach", started.name, "python", "-c", lock[kind])
-        time.sleep(1)
+
+        def locked() -> bool:
+            return started.request("POST", "/items/", json=LAMP).status_code == 503
+
+        assert kind == "none" or wait_until(locked, 20)
         body = json.dumps(LAMP).encode()
         post = request("/items/", close=False, method="POST", body=body)
         with ExitStack() as clients:

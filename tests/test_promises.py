@@ -60,7 +60,7 @@ PROMISES = {
     12: "proxies: believed only if named; idle connections kept; a prefix works",
     13: "contents: no planted secret in any layer, no new setuid file, nothing to write",
     14: "schemathesis, all checks and phases: nothing; security headers everywhere; 405 with Allow",
-    15: "memory: four idle workers take at most half of what the guide's way of serving takes, with and "
+    15: "memory: four workers that have just started take at most half of what the guide's way of serving takes, with and "
     "without a database; under load they grow by at most 5 %",
 }
 
@@ -250,11 +250,19 @@ def test_3_a_failed_start_ends_it_and_says_why(
 
 def worker_pids(started: Container) -> set[str]:
     """Return the workers' process ids on this machine."""
-    rows = [
-        line.split()
-        for line in docker("top", started.name, "-eo", "pid,ppid,stat").splitlines()[1:]
-    ]
-    assert not any("Z" in row[2] for row in rows), "a zombie"
+
+    def processes() -> list[list[str]]:
+        lines = docker("top", started.name, "-eo", "pid,ppid,stat").splitlines()
+        return [line.split() for line in lines[1:]]
+
+    def zombies() -> bool:
+        return any("Z" in stat for _, _, stat in rows)
+
+    rows = processes()
+    if zombies():  # it may have ended just now
+        time.sleep(0.2)
+        rows = processes()
+    assert not zombies()
     master = started.inspect("{{.State.Pid}}")  # a health check is a process, too
     return {row[0] for row in rows if row[1] == master}
 
@@ -722,20 +730,21 @@ gunicorn --config /dev/null --workers 4 --worker-class uvicorn_worker.UvicornWor
 
 
 @pytest.mark.parametrize("database", ["sqlite", "none"])
-def test_15_idle_workers_take_half_of_the_memory(database: str, bake: Bake) -> None:
+def test_15_workers_that_have_started_take_half_of_the_memory(database: str, bake: Bake) -> None:
     require_docker()
-    image = f"template-test-idle-{database}"
+    image = f"template-test-started-{database}"
     docker("build", "--tag", image, str(bake(database=database).path))
 
-    def idle(*command: str) -> float:
+    def started_with(*command: str) -> float:
         with container(image, "--env=WORKERS=4", command=command) as started:
             started.wait_healthy()
             time.sleep(2)
             return memory(started)
 
-    ours = idle()
-    guides = idle(*AS_THE_GUIDE)
-    measure(15, f"idle, database={database}", ours / 2**20, " MiB")
+    # What the kernel happens to cache of the files is counted, too: the least of three.
+    ours = min(started_with() for _ in range(3))
+    guides = min(started_with(*AS_THE_GUIDE) for _ in range(3))
+    measure(15, f"started, database={database}", ours / 2**20, " MiB")
     measure(15, f"as the guide serves it, database={database}", guides / 2**20, " MiB")
     assert ours <= guides / 2
 
