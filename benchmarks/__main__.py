@@ -263,7 +263,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        default=os.environ.get("FULL") == "1",
         help="the numbers that are published: longer, and more often (or FULL=1)",
     )
     parser.add_argument(
@@ -284,6 +283,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--output", type=Path, default=HERE / "results", help="default: %(default)s"
     )
+    if os.environ.get("FULL") == "1":
+        arguments = ["--full", *arguments]  # so that the results say it, too
     options = parser.parse_args(arguments)
 
     folders = {name: HERE / "candidates" / name for name in OWN}
