@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -382,8 +383,8 @@ def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> No
         assert {line["level"] for line in started.log()} == {"INFO"}
 
 
-def busiest(workers: set[str]) -> int:
-    """Return the process id of the worker that holds most clients: one may have accepted all."""
+def kill_busiest(workers: set[str]) -> None:
+    """Kill the worker that holds most clients: one may have accepted all."""
 
     def clients(pid: str) -> int:
         rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
@@ -397,7 +398,7 @@ def busiest(workers: set[str]) -> int:
                 found += str(descriptor.readlink()) in theirs
         return found
 
-    return int(max(workers, key=clients))
+    os.kill(int(max(workers, key=clients)), 9)
 
 
 @pytest.mark.parametrize(
@@ -435,17 +436,21 @@ def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Bu
 
     everyone: list[Client] = []
     with serving(kind, build(kind), 2) as (started, server):
+
+        def replaced(before: set[str]) -> bool:
+            return len(worker_pids(started) | before) == 3
+
         for turn in range(20 if FULL else 3):
             clients = [Client(address(started), 100 * turn + number) for number in range(8)]
             everyone += clients
             lost = server if victim == "server" else started
             if victim == "worker":
                 pids = worker_pids(started)
-                asyncio.run(scenario(clients, lambda: os.kill(busiest(pids), 9)))  # noqa: B023
-                wait_until(lambda: len(worker_pids(started) | pids) == 3, 20)  # noqa: B023
+                asyncio.run(scenario(clients, partial(kill_busiest, pids)))
+                wait_until(partial(replaced, pids), 20)
             else:
                 assert lost
-                asyncio.run(scenario(clients, lambda: docker("kill", lost.name)))  # noqa: B023
+                asyncio.run(scenario(clients, partial(docker, "kill", lost.name)))
                 docker("start", lost.name)
             wait_until(lambda: ready(started), 30, lambda: docker("logs", started.name)[-3000:])
             assert statuses(clients)[201] > 0

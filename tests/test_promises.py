@@ -60,8 +60,8 @@ PROMISES = {
     12: "proxies: believed only if named; idle connections kept; a prefix works",
     13: "contents: no planted secret in any layer, no new setuid file, nothing to write",
     14: "schemathesis, all checks and phases: nothing; security headers everywhere; 405 with Allow",
-    15: "memory: four workers that have just started take at most half of what the guide's way of serving takes, with and "
-    "without a database; under load they grow by at most 5 %",
+    15: "memory: four workers that have just started take at most half of what the guide's way of "
+    "serving takes, with and without a database; under load they grow by at most 5 %",
 }
 
 
