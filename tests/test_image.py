@@ -96,7 +96,7 @@ def check_endpoints(running: Container) -> None:
 def cpus_of(running: Container) -> int:
     """Return how many CPUs the container sees."""
     return int(
-        docker("exec", running.name, "python", "-c", "import app.cpus; print(app.cpus.available())")
+        docker("exec", running.name, "python", "-c", "import server.cpus; print(server.cpus.available())")
     )
 
 
@@ -180,7 +180,7 @@ def test_it_runs_hardened_as_any_user(user: str, build: Build) -> None:
 
 def test_it_answers_requests_that_are_under_way_at_a_stop(build: Build) -> None:
     slow = "import app.main as m, asyncio\n@m.app.get('/slow')\nasync def slow() -> str:\n  await asyncio.sleep(4)\n  return 'done'\n"
-    script = f"import sys; sys.argv = ['app']\n{slow}\nimport app.__main__; app.__main__.main()"
+    script = f"{slow}\nimport server.__main__; server.__main__.main()"
     with container(build(), command=("python", "-c", script)) as running:
         running.wait_healthy()
         curl = subprocess.Popen(
@@ -263,13 +263,13 @@ def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Bu
 FILES_IN_IMAGE = [
     name
     for name in files({"database": "sqlite"})
-    if name.startswith(("app/", "gunicorn")) and name.endswith(".py")
+    if name.startswith(("app/", "server/")) and name.endswith(".py")
 ]
 
 
 def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None:
     script = (
-        "import app.main, gunicorn.app.wsgiapp, uvicorn_worker, os, sys;"
+        "import app.main, server.__main__, server.gunicorn_conf, server.shutdown, os, sys;"
         "print([m.__name__ for m in sys.modules.values() if getattr(m, '__cached__', None)"
         " and not os.path.exists(m.__cached__)])"
     )

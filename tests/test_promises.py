@@ -480,7 +480,7 @@ def test_8_it_is_unhealthy_while_its_loop_is_blocked(image: str) -> None:
 def test_8_a_probe_is_cheap(image: str) -> None:
     script = (
         "import subprocess, sys, resource;"
-        "[subprocess.run([sys.executable, '-I', '-S', 'app/probe.py'], check=True) for _ in range(10)];"
+        "[subprocess.run([sys.executable, '-I', '-S', 'server/probe.py'], check=True) for _ in range(10)];"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
     )
     with running(image, "--cpus=0.5", WORKERS=1) as started:

@@ -48,10 +48,9 @@ class JSONFormatter(logging.Formatter):
             return json.dumps({key: str(value) for key, value in line.items()})
 
 
-def config(level: str = "INFO") -> dict[str, Any]:
-    """Return the configuration for `logging.config.dictConfig` that logs `level` and above."""
-    to_stdout = {"handlers": ["stdout"], "level": level, "propagate": False}
-    return {
+def configure(level: str = "INFO") -> None:
+    """Log everything that this process says as JSON: records, warnings, and what ends it."""
+    config: dict[str, Any] = {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JSONFormatter}},
@@ -63,14 +62,8 @@ def config(level: str = "INFO") -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stdout"], "level": level},
-        # The worker gives this logger's handlers to uvicorn's.
-        "loggers": {"gunicorn.error": to_stdout},
     }
-
-
-def configure(level: str = "INFO") -> None:
-    """Log everything that this process says as JSON: records, warnings, and what ends it."""
-    logging.config.dictConfig(config(level))
+    logging.config.dictConfig(config)
     # What no line has need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 
-from app import errors, health, items
+from app import errors, health, items, logs
 # {% if cookiecutter.database != "none" %}
 from app.database import install as install_database
 # {% endif %}
@@ -51,4 +51,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+logs.configure(Settings().log_level)
 app = create_app()

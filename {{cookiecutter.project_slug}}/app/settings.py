@@ -1,6 +1,5 @@
 """Every environment variable that the service reads, typed and frozen."""
 
-from ipaddress import ip_network
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -15,7 +14,9 @@ DATABASE_URL = "sqlite+aiosqlite:///service.db"
 # {% endif %}
 
 
-class _Environment(BaseSettings):
+class Settings(BaseSettings):
+    """What the service reads; tests pass their own to `create_app`."""
+
     model_config = SettingsConfigDict(
         frozen=True,
         # Compose and CI systems hand over unset variables as empty ones.
@@ -25,9 +26,13 @@ class _Environment(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
-class Settings(_Environment):
-    """What the service itself reads; tests pass their own to `create_app`."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least serious level that is logged; DEBUG adds the health checks' requests."""
 
     docs: bool = True
     """Whether /docs and /openapi.json are served."""
@@ -63,53 +68,3 @@ class Settings(_Environment):
             raise ValueError("more than one @: write %40 for one in the password")
         return value
     # {% endif %}
-
-
-class ServerSettings(_Environment):
-    """What the server around it reads, in `gunicorn.conf.py`; the image sets `PORT` and `WORKERS`."""
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("forwarded_allow_ips")
-    @classmethod
-    def _of_networks(cls, value: str) -> str:
-        if value != "*":
-            for network in value.split(","):
-                ip_network(network.strip())
-        return value
-
-    port: int = Field(ge=1, le=65535)
-    """Port to listen on, on all IPv4 interfaces."""
-
-    workers: PositiveInt | Literal["auto"]
-    """Worker processes; `auto` is one for each CPU that the container may use."""
-
-    web_concurrency: PositiveInt | None = None
-    """Worker processes, as hosting platforms set it; overrides `WORKERS`."""
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least serious level that is logged; DEBUG adds the health checks' requests."""
-
-    forwarded_allow_ips: str = "127.0.0.1,::1"
-    """Proxies whose X-Forwarded-For and -Proto are believed: addresses or networks, by commas."""
-
-    root_path: str = Field("", pattern="^(/.*[^/])?$")
-    """Path prefix that a proxy strips before it passes a request on, such as /shop."""
-
-    keep_alive: PositiveInt = 75
-    """Seconds that an idle connection is kept; longer than the load balancer's own idle time."""
-
-    read_timeout: PositiveInt = 20
-    """Seconds that a client may take for a request's head, and for each part of its body."""
-
-    graceful_timeout: PositiveInt = 6
-    """Seconds that running requests get to finish in at a stop; then they are cancelled."""
-
-    worker_timeout: PositiveInt = 30
-    """Seconds after which a worker whose event loop is blocked is replaced."""
-
-    max_requests: NonNegativeInt = 0
-    """Requests, and up to a tenth more, after which a worker is replaced; 0 is never."""

@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from app import probe
+from server import probe
 
 
 def ask(answer: bytes, linger: bool = False) -> int:
@@ -23,7 +23,7 @@ def ask(answer: bytes, linger: bool = False) -> int:
         thread = Thread(target=serve)
         thread.start()
         try:
-            return probe.main(server.getsockname()[1], timeout=0.3)
+            return probe.main("0.0.0.0", server.getsockname()[1], timeout=0.3)  # noqa: S104
         finally:
             thread.join()
 
@@ -48,4 +48,22 @@ def test_silence_is_not() -> None:
 def test_no_server_is_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert probe.main(port) == 1
+    assert probe.main("127.0.0.1", port) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("::", "::1"), ("::1", "::1"), ("127.0.0.2", "127.0.0.2")]
+)
+def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        thread = Thread(target=serve)
+        thread.start()
+        assert probe.main(host, server.getsockname()[1]) == 0
+        thread.join()

@@ -1,0 +1,69 @@
+"""A worker process: gunicorn's side of uvicorn."""
+
+import asyncio
+import logging
+import os
+import signal
+from types import FrameType
+
+import gunicorn.workers.base
+import uvicorn
+
+from server.limits import Protocol
+from server.shutdown import Server
+
+log = logging.getLogger("server.worker")
+
+# On every answer, those of the server itself too.
+HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+]
+
+
+class Worker(gunicorn.workers.base.Worker):
+    """Serve with uvicorn in a process that gunicorn forks."""
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        settings = self.app.settings
+        Protocol.read_timeout = settings.read_timeout
+        config = uvicorn.Config(
+            self.wsgi,
+            loop="asyncio",
+            http=Protocol,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            headers=HEADERS,
+            root_path=settings.root_path,
+            forwarded_allow_ips=settings.forwarded_allow_ips,
+            timeout_keep_alive=settings.keep_alive,
+            timeout_graceful_shutdown=settings.graceful_timeout,
+            limit_max_requests=self.max_requests,
+            callback_notify=self.tick,
+            timeout_notify=0,
+        )
+        self.server = Server(config)
+        signal.signal(signal.SIGQUIT, self.handle_quit)
+        self.server.run(sockets=[listener.sock for listener in self.sockets])
+
+    async def tick(self) -> None:
+        """Tell gunicorn each second that the event loop works, and drop slow clients."""
+        self.notify()
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.server.server_state.connections):
+            if isinstance(connection, Protocol):  # a WebSocket has pings of its own
+                connection.drop_if_slow(now)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at once; gunicorn's own handler raises SystemExit wherever the code is."""
+        self.server.should_exit = self.server.force_exit = True
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """End, and log where the event loop is blocked."""
+        log.critical("the event loop was blocked for WORKER_TIMEOUT", stack_info=True)
+        logging.shutdown()
+        os._exit(1)
