@@ -96,7 +96,13 @@ def check_endpoints(running: Container) -> None:
 def cpus_of(running: Container) -> int:
     """Return how many CPUs the container sees."""
     return int(
-        docker("exec", running.name, "python", "-c", "import server.cpus; print(server.cpus.available())")
+        docker(
+            "exec",
+            running.name,
+            "python",
+            "-c",
+            "import server.cpus; print(server.cpus.available())",
+        )
     )
 
 
@@ -329,7 +335,7 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
     ]
     assert anew == [
         "COPY --chmod=755 app app",
-        "RUN python -m compileall -q --invalidation-mode checked-hash app",
+        "RUN python -m compileall -q --invalidation-mode checked-hash app server",
     ]
 
 

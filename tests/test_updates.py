@@ -22,14 +22,22 @@ BIN = Path(sys.executable).parent
 
 Change = tuple[str, str, str]  # a file, what it says, what it is to say
 THEIRS: list[Change] = [
-    ("server/gunicorn_conf.py", '        "max_requests": ', '        "backlog": 512,\n        "max_requests": '),
+    (
+        "server/gunicorn_conf.py",
+        '        "max_requests": ',
+        '        "backlog": 512,\n        "max_requests": ',
+    ),
     ("Dockerfile", "--interval=10s", "--interval=15s"),
     ("README.md", "\n## Operate it\n", "\n## Operate it\n\nRead the manual.\n"),
     ("app/main.py", "put together: read this first.", "put together."),
     ("requirements.txt", "\nclick==", "\nclick==99."),
 ]
 OURS: list[Change] = [
-    ("app/main.py", "import errors, health, items, logs", "import errors, health, items, logs, orders"),
+    (
+        "app/main.py",
+        "import errors, health, items, logs",
+        "import errors, health, items, logs, orders",
+    ),
     ("app/main.py", "(items.router)\n", "(items.router)\n    app.include_router(orders.router)\n"),
     ("README.md", "The items are an example.", "Orders are kept for ever."),
     ("Dockerfile", "PORT=8000", "PORT=9999"),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 # {% if cookiecutter.database == "postgresql" %}
 
@@ -37,17 +37,17 @@ class Settings(BaseSettings):
     docs: bool = True
     """Whether /docs and /openapi.json are served."""
 
-    max_body_size: NonNegativeInt = 1_048_576
+    max_body_size: int = Field(1_048_576, ge=0)
     """Bytes that a request's body may have; a larger one is answered with 413."""
     # {% if cookiecutter.database != "none" %}
 
     database_url: str = Field(DATABASE_URL, repr=False, pattern=r"^\w+(\+\w+)?://")
     """Where the database is, as SQLAlchemy writes it; it may hold the password."""
 
-    database_pool_size: PositiveInt = 5
+    database_pool_size: int = Field(5, ge=1)
     """Connections of each worker to the database, at most."""
 
-    database_timeout: PositiveInt = 4
+    database_timeout: int = Field(4, ge=1)
     """Seconds that a request may use the database for; then it is answered with 503."""
     # {% endif %}
     # {% if cookiecutter.database == "postgresql" %}

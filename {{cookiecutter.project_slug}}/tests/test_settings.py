@@ -52,8 +52,6 @@ def test_a_bad_value_is_refused_by_name_and_not_repeated(
         ServerSettings()
     assert {problem["loc"][0] for problem in caught.value.errors()} == {name.lower()}
     assert "input_value" not in str(caught.value)
-
-
 # {% if cookiecutter.database != "none" %}
 
 
@@ -62,8 +60,6 @@ def test_a_url_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValidationError, match="database_url") as caught:
         Settings()
     assert "s3cr3t" not in str(caught.value)
-
-
 # {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 
@@ -74,8 +70,6 @@ def test_a_password_is_not_taken_for_a_host(password: str, monkeypatch: pytest.M
     with pytest.raises(ValidationError, match="more than one @") as caught:
         Settings()
     assert "s3cr3t" not in str(caught.value)
-
-
 # {% endif %}
 
 
