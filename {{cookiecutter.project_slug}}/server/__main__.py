@@ -31,11 +31,8 @@ def main() -> None:
         service = getattr(import_module(module), name)
         startup.limit(0)
     except ValidationError as error:
-        problems: dict[str, list[str]] = {}
         for problem in error.errors():
-            problems.setdefault(str(problem["loc"][0]).upper(), []).append(problem["msg"])
-        for setting, rules in problems.items():
-            log.critical("setting %s: %s", setting, ", or ".join(rules))
+            log.critical("setting %s: %s", str(problem["loc"][0]).upper(), problem["msg"])
         sys.exit(1)
     except SystemExit as error:
         log.critical("cannot start: the service ended itself with status %s", error.code)
@@ -43,23 +40,15 @@ def main() -> None:
 
     # gunicorn reads this when it is imported, and fails if it is no number.
     os.environ.pop("WEB_CONCURRENCY", None)
-    from gunicorn.app.base import BaseApplication
-
-    from server.gunicorn_conf import options
+    from server.gunicorn_conf import Application
     from server.shutdown import Arbiter
-
-    class Application(BaseApplication):
-        def load_config(self) -> None:
-            self.settings = settings
-            for option, value in options(settings).items():
-                self.cfg.set(option, value)  # type: ignore[union-attr]
-
-        def load(self) -> startup.Gate:
-            return startup.Gate(service, settings.start_timeout)
 
     # gunicorn starts itself again with this at SIGUSR2.
     sys.argv = sys.orig_argv[1:]
-    Arbiter(Application()).run()
+    arbiter = Arbiter(Application(startup.Gate(service, settings.start_timeout), settings))
+    # gunicorn's lines go to the log of the service.
+    logging.getLogger("gunicorn.error").propagate = True
+    arbiter.run()
 
 
 if __name__ == "__main__":

@@ -143,16 +143,12 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        body = json.dumps({"detail": detail}).encode()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        phrase = HTTPStatus(status).phrase.encode()
-        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, phrase, head, body))
+        body = json.dumps({"detail": detail})
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
+            "content-type: application/json\r\nx-content-type-options: nosniff\r\n"
+            f"content-length: {len(body)}\r\n\r\n{body}".encode()
+        )
         self.transport.close()
 
     def drop_if_slow(self, now: float) -> None:

@@ -1,9 +1,9 @@
 """Every environment variable that the server reads, typed and frozen."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, IPvAnyAddress, NonNegativeInt, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The service, as a module and the name of the ASGI application in it.
@@ -22,11 +22,6 @@ class ServerSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    @field_validator("host")
-    @classmethod
-    def _is_address(cls, value: str) -> str:
-        return str(ip_address(value))
-
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _are_networks(cls, value: str) -> str:
@@ -35,7 +30,7 @@ class ServerSettings(BaseSettings):
                 ip_network(network.strip())
         return value
 
-    host: str = "0.0.0.0"  # noqa: S104 - a container is reached through its network
+    host: IPvAnyAddress = IPv4Address("0.0.0.0")  # noqa: S104 - a container has a network of its own
     """Address to listen on; `::` is IPv6 and, on Linux, IPv4 too."""
 
     port: int = Field(ge=1, le=65535)

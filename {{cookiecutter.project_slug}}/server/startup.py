@@ -1,4 +1,4 @@
-"""The start: its log, its time limit, its failure as the last line, new tries of a replaced worker."""
+"""The start: its log, its time limit, its failure as the last line of the log."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 log = logging.getLogger("server.startup")
 
-# Seconds between two tries.
+# Seconds after which a replaced worker that could not start is replaced again.
 RETRY = 2
 # Shared by the master and its workers: whether a worker has ever started, whether the service drains,
 # and why it could not start.
@@ -50,9 +50,7 @@ def limit(seconds: int) -> None:
     def end(_: int, __: object) -> None:
         fail(f"the start took longer than START_TIMEOUT, {seconds} s")
         logging.shutdown()
-        os._exit(
-            1 if shared[STARTED] else 3
-        )  # gunicorn replaces a worker after 1, and ends after 3
+        os._exit(1 if shared[STARTED] else 3)  # 1: gunicorn replaces the worker; 3: it ends
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
@@ -66,7 +64,7 @@ def fail(reason: str) -> None:
 
 
 def log_failure() -> None:
-    """Log once more, at the end, why the service could not start; people read the last line first."""
+    """Log at the end, where people look first, why the service could not start, if that is so."""
     if reason := shared[REASON:].rstrip(b"\0").decode(errors="replace"):
         log.critical("cannot start: %s", reason)
 
@@ -75,7 +73,7 @@ class Gate:
     """The ASGI application that uvicorn serves: the service, once it has started.
 
     If the first start fails, the container ends. If a worker that replaces another one cannot start,
-    it tries again; until then `/livez` is 200 and everything else 503.
+    it answers 200 to `/livez` and 503 to everything else, and is soon replaced.
     """
 
     def __init__(self, service: Callable[..., Any], start_timeout: int) -> None:
@@ -94,55 +92,34 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013})
         else:
-            status = 200 if path == "/livez" else 503
-            body = (
-                b'{"status": "healthy"}' if status == 200 else b'{"detail": "Service Unavailable"}'
-            )
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-            ]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            live = path == "/livez"
+            body = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})
+            start = {"type": "http.response.start", "status": 200 if live else 503}
+            await send(start | {"headers": [(b"content-type", b"application/json")]})
+            await send({"type": "http.response.body", "body": body.encode()})
 
     async def lifespan(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Run the service's lifespan; run it again if it fails in a worker that replaces another one."""
-        startup = await receive()
-        told = False
+        """Run the service's lifespan; its start may take as long as the time limit."""
 
-        async def receive_all() -> Any:
-            nonlocal startup
-            message, startup = startup, None
-            return message or await receive()
-
-        async def note(message: Any) -> None:
-            nonlocal told
+        async def note(message: dict[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
                 limit(0)
                 self.open = True
                 shared[STARTED] = 1
-            if self.open and not (told and "startup" in message["type"]):
+            if self.open:
                 await send(message)
 
-        while True:
-            limit(self.start_timeout)
-            try:
-                await self.service(scope, receive_all, note)
-                return
-            except BaseException as error:
-                limit(0)
-                if self.open:
-                    raise
+        limit(self.start_timeout)
+        try:
+            await self.service(scope, receive, note)
+        except BaseException as error:
+            limit(0)
+            if not self.open:
                 fail(f"{type(error).__name__}: {error}")
-                if not shared[STARTED]:
-                    raise
-            if not told:
-                await send({"type": "lifespan.startup.complete"})
-                told = True
-            startup = {"type": "lifespan.startup"}
-            try:
-                await asyncio.wait_for(receive(), RETRY)
-            except TimeoutError:
-                continue
+            if self.open or not shared[STARTED]:
+                raise  # uvicorn logs it, with its traceback
+            loop = asyncio.get_running_loop()
+            loop.call_later(RETRY, signal.raise_signal, signal.SIGTERM)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
             await send({"type": "lifespan.shutdown.complete"})
-            return

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import signal
+import socket
+import sys
 from types import FrameType
 
 import gunicorn.workers.base
@@ -48,7 +50,13 @@ class Worker(gunicorn.workers.base.Worker):
         )
         self.server = Server(config)
         signal.signal(signal.SIGQUIT, self.handle_quit)
-        self.server.run(sockets=[listener.sock for listener in self.sockets])
+        sockets = [listener.sock for listener in self.sockets]
+        if sys.platform == "linux":
+            # The kernel ends a connection whose client takes nothing for that long.
+            for listener in sockets:
+                limit = settings.write_timeout * 1000
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
+        self.server.run(sockets=sockets)
 
     async def tick(self) -> None:
         """Tell gunicorn each second that the event loop works, and drop slow clients."""

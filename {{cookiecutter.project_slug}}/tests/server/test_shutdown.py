@@ -63,7 +63,7 @@ class Clients:
 
 
 def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
-    for _ in range(3):
+    for _ in range(int(os.environ.get("TURNS", "1"))):
         with serving(WORKERS="2") as server, Clients(server) as clients:
             time.sleep(0.5)
             assert server.stop() == 0
@@ -71,9 +71,10 @@ def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
         assert clients.outcomes["told"] >= 8
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_at_a_reload() -> None:
     with serving(WORKERS="2") as server, Clients(server) as clients:
-        for turn in range(1, 4):
+        for turn in range(1, 1 + int(os.environ.get("TURNS", "3"))):
             server.popen.send_signal(signal.SIGHUP)
             wait_until(lambda turn=turn: len(server.messages("startup complete")) == 2 + 2 * turn)  # type: ignore[misc]
             wait_until(lambda: len(server.workers()) == 2)
@@ -81,9 +82,15 @@ def test_no_request_is_lost_at_a_reload() -> None:
     assert clients.outcomes["told"] >= 8
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_when_workers_are_recycled() -> None:
     with serving(WORKERS="2", MAX_REQUESTS="300") as server, Clients(server) as clients:
-        wait_until(lambda: len(server.messages("startup complete")) >= 8, 60)
+        wait_until(
+            lambda: (
+                len(server.messages("startup complete")) >= 2 + int(os.environ.get("TURNS", "6"))
+            ),
+            300,
+        )
     assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
 
 
@@ -128,6 +135,7 @@ def test_a_drain_serves_on_and_tells_load_balancers() -> None:
             server.connect()
 
 
+@pytest.mark.slow
 def test_a_quick_stop_ends_a_drain() -> None:
     with serving(DRAIN="60") as server:
         server.popen.send_signal(signal.SIGTERM)
@@ -136,6 +144,7 @@ def test_a_quick_stop_ends_a_drain() -> None:
         assert server.popen.wait(timeout=10) == 0
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_is_not_drained() -> None:
     server = Process(DRAIN="60", START="raise ValueError")
     assert server.popen.wait(timeout=20) == 3
