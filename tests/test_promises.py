@@ -725,7 +725,7 @@ def test_14_schemathesis_finds_nothing(seed: int, service: Path, tmp_path: Path)
 
 # How the guide serves: every worker imports the service for itself.
 AS_THE_GUIDE = """
-gunicorn --config /dev/null --workers 4 --worker-class uvicorn_worker.UvicornWorker --bind 0.0.0.0:8000 app.main:app
+uvicorn --workers 4 --host 0.0.0.0 --port 8000 app.main:app
 """.split()
 
 
