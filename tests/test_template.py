@@ -87,7 +87,7 @@ def test_the_features_paths_exist_once() -> None:
 
 
 def test_what_takes_the_place_of_others_has_others_to_take_the_place_of() -> None:
-    for folder in post_gen_project.INSTEAD:
+    for folder in post_gen_project.OVERLAYS:
         for path in sources():
             if path.is_relative_to(TEMPLATE / folder):
                 assert (TEMPLATE / path.relative_to(TEMPLATE / folder)).is_file(), path
