@@ -94,7 +94,7 @@ class Rule(NamedTuple):
 
 
 TEXT = "visible characters, no blank at either end, no {{, {% or {#"
-SLUG = "2 to 50 of a-z, 0-9 and single hyphens, a letter first; app, tests and con are reserved"
+SLUG = "2 to 50 of a-z, 0-9 and single hyphens, a letter first, no reserved name (app, con, ...)"
 PORTS, WORKERS = [*map(str, range(1024, 65536))], ["auto", *map(str, range(1, 65))]
 PYTHONS, DATABASES = CONFIG["python_version"], CONFIG["database"]
 RULES = {

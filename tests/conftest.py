@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,24 @@ QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without the active virtual environment."""
     return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Read a folder: mode and bytes of every file and folder below it."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            stat.S_IMODE(path.lstat().st_mode),
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def commit(repository: Path) -> None:
+    """Commit all of a folder; make it a repository first, if it is none."""
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Change"]):
+        subprocess.run([*git, *command], cwd=repository, check=True)
 
 
 def lacking(reason: str) -> NoReturn:
