@@ -6,13 +6,13 @@ docs/decisions.md lists the ways that answers take, and what a template cannot g
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import cookiecutter
@@ -150,13 +150,15 @@ def for_hook(answers: Mapping[str, Any]) -> dict[str, Any]:
 
 def given() -> dict[str, Any]:
     """Return what the caller of `cookiecutter()` or `cruft.create()` passed, unknown names too."""
-    codes = [f.__code__ for f in (generate, getattr(sys.modules.get("cruft"), "create", generate))]
-    frame: FrameType | None = sys._getframe()
+    create = getattr(sys.modules.get("cruft"), "create", generate)
+    codes = [generate.__code__, inspect.unwrap(create).__code__]
+    frame = inspect.currentframe()
     while frame and frame.f_code not in codes:
         frame = frame.f_back
-    answers = frame.f_locals["extra_context"] if frame else None
-    # Cookiecutter judges `create_venv` itself; yes and no are right, too.
-    return {name: answer for name, answer in (answers or {}).items() if name != "create_venv"}
+    answers = dict(frame.f_locals["extra_context"] or {}) if frame else {}
+    if isinstance(answers.get("create_venv"), str):
+        del answers["create_venv"]  # Cookiecutter judges words itself: yes and no are right, too
+    return answers
 
 
 class Answers(Extension):

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
         )
         for path in sorted(folder.rglob("*"))
     }
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is true, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def commit(repository: Path) -> None:

@@ -79,6 +79,7 @@ compose.yaml
 pyproject.toml
 requirements-dev.txt
 requirements.txt
+scripts/make_venv.py
 server/README.md
 server/__init__.py
 server/__main__.py
@@ -283,6 +284,13 @@ def test_a_destructive_target_asks_first(target: str, answer: str, bake: Bake) -
     assert "docker" not in done.stdout
 
 
+def test_no_script_needs_a_shell_or_to_be_executable(service: Service) -> None:
+    for path in filter(Path.is_file, service.path.rglob("*")):
+        assert path.suffix.lower() not in {".sh", ".bash", ".cmd", ".bat", ".ps1"}, path
+        assert not path.read_bytes().startswith(b"#!"), path
+        assert not path.stat().st_mode & 0o111, path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("database", CONFIG["database"])
 def test_make_lock_writes_the_locks_that_are_there(
@@ -295,60 +303,3 @@ def test_make_lock_writes_the_locks_that_are_there(
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     service.run("make", "lock", PATH=path)
     assert [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")] == before
-
-
-@pytest.fixture
-def bare(bake: Bake, tmp_path: Path) -> Service:
-    """Return a service beside a folder of the programs that its `make venv` may use, without Python."""
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
-    (tmp_path / "bin").mkdir()
-    for name in "cat", "chmod", "head", "make", "mkdir", "rm", "sed", "sh":
-        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
-    return service
-
-
-def make_venv(service: Service) -> subprocess.CompletedProcess[str]:
-    """Run `make venv` with those programs alone."""
-    path = service.path.parent / "bin"
-    return subprocess.run(
-        [path / "make", "venv"],
-        cwd=service.path,
-        env={"PATH": str(path)},
-        capture_output=True,
-        text=True,
-    )
-
-
-def python(service: Service, script: str) -> None:
-    """Let the service's Python be a shell script that first makes the file `.venv/bin/python`."""
-    file = service.path.parent / "bin" / "python3.14"
-    made = f"#!/bin/sh\necho \"$*\" >>'{service.path.parent}/asked'\n"
-    file.write_text(
-        f"#!/bin/sh\nmkdir -p .venv/bin\ncat >.venv/bin/python <<'END'\n{made}END\n"
-        f"chmod +x .venv/bin/python\n{script}\n"
-    )
-    file.chmod(0o755)
-
-
-def test_make_venv_leaves_nothing_where_python_cannot_make_it(bare: Service) -> None:
-    python(bare, "echo 'ensurepip is not available'; exit 1")
-    done = make_venv(bare)
-    assert done.returncode != 0
-    assert "ensurepip is not available" in done.stdout
-    assert not (bare.path / ".venv").exists()
-
-
-def test_make_venv_installs_once_each_time(bare: Service) -> None:
-    python(bare, "exit 0")
-    for times in 1, 2:
-        done = make_venv(bare)
-        assert done.returncode == 0, done.stderr
-        asked = (bare.path.parent / "asked").read_text().splitlines()
-        assert [line.split()[:3] for line in asked] == [["-m", "pip", "install"]] * times
-
-
-def test_make_venv_names_the_python_that_is_not_there(bare: Service) -> None:
-    done = make_venv(bare)
-    assert done.returncode != 0
-    assert re.search("python3.*not found", done.stderr)

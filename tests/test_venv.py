@@ -399,7 +399,10 @@ def test_a_uv_that_fails(with_uv: Machine, program: str, why: str) -> None:
 
 @pytest.mark.slow
 def test_a_folder_that_nobody_may_write(with_uv: Machine) -> None:
-    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root's
+    rights = [
+        str(shutil.which("setpriv")),
+        "--bounding-set=-dac_override,-dac_read_search",
+    ]  # root's
     with_uv.command = rights * (os.geteuid() == 0) + with_uv.command
     with_uv.folder.chmod(0o555)
     assert "ermission denied" in with_uv.says_why_not()
@@ -494,6 +497,7 @@ def test_cruft_makes_a_venv_and_no_update_makes_or_touches_one(
     with_uv.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
     with_uv.env["TMPDIR"] = str(with_uv.tmp_path / "temporary")
     Path(with_uv.env["TMPDIR"]).mkdir()
+    shutil.rmtree(with_uv.folder)
     commit(small_template)
 
     def cruft(*words: str) -> str:
