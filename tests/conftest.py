@@ -52,7 +52,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def commit(repository: Path) -> None:
     """Commit all of a folder; make it a repository first, if it is none."""
     git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Change"]):
+    commit = ["commit", "-q", "--allow-empty", "-m", "Change"]
+    for command in (["init", "-q"], ["add", "-A"], commit):
         subprocess.run([*git, *command], cwd=repository, check=True)
 
 

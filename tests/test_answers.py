@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,6 @@ from markdown_it.token import Token
 
 from local_extensions import RESERVED, RULES, find_problem, is_slug, markdown, quoted, slug
 from tests.conftest import CONFIG, QUESTIONS, commit, tree
-from tests.containers import docker, require_docker
 
 quickly = settings(max_examples=200, deadline=None)
 thoroughly = settings(
@@ -43,41 +42,14 @@ thoroughly = settings(
 )
 
 BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-TRICKY = [
-    *(
-        "'",
-        '"',
-        '"""',
-        "\\",
-        "\\n",
-        "\\u",
-        "\\x41",
-        "\\N{DASH}",
-        "`",
-        "```",
-        "$",
-        "${HOME}",
-        "$(id)",
-    ),
-    *("%", "%s", "#", " # ", "{", "}", "}}", "%}", "#}", "{ {", "{}", "é", "e\u0301", "ß", "שלום"),
-    *(
-        "日本",
-        "👩‍🔬",
-        "🇩🇪",
-        "👍🏽",
-        "\u200d",
-        "\u200f",
-        "\u200b",
-        "\xa0",
-        "\xad",
-        "\u3000",
-        "\ufeff",
-        "\uffff",
-    ),
-    *("*", "**", "_", "a_b", "~~", "[a](b)", "![a](b)", "<b>", "<!--", "&amp;", "&#65;", "|", "> "),
-    *("- ", "+ ", "1. ", "1) ", "# ", "---", "===", " ##", "  ", " ", ":", ": ", ", ", "!", "@"),
-    *("null", "true", "0.0.0.0", "/tmp/x", "noqa", "type: ignore", "</script>", "cookiecutter"),  # noqa: S104, S108
-]
+# One a line; blanks count.
+TRICKY = r"""
+' " \ \\ \n \u \x41 \N{DASH} ` ``` $ ${HOME} $(id) % %s # { } }} %} #} {} é ß שלום 日本 👩‍🔬 🇩🇪 👍🏽
+* ** _ a_b ~~ [a](b) ![a](b) <b> <!-- &amp; &#65; | > - + 1. 1) --- === : ! @ </script> cookiecutter
+null true 0.0.0.0 /tmp/x noqa
+""".split()
+TRICKY += '|> |- |+ |1. |# |: |, | # | ##|  |"""|type: ignore|e\u0301'.split("|")
+TRICKY += "\u200d\u200f\u200b\xa0\xad\u3000\ufeff\uffff"
 
 
 def free_text(longest: int) -> st.SearchStrategy[str]:
@@ -90,37 +62,22 @@ def free_text(longest: int) -> st.SearchStrategy[str]:
     return texts.filter(lambda text: any(map(str.isprintable, text))) | st.just("é" * longest)
 
 
-def wrong_text(longest: int) -> st.SearchStrategy[str]:
+def wrong_text(longest: int) -> st.SearchStrategy[Any]:
     """Generate text with one fault."""
     refused = st.characters(categories=["Cc", "Cs", "Zl", "Zp"])
     refused |= st.sampled_from([*BIDIRECTIONAL, "{{", "{%", "{#"])
     broken = st.tuples(free_text(longest // 2), refused, free_text(longest // 2)).map("".join)
-    blank = st.sampled_from(["", " ", "\xa0", " x", "x ", "\u3000x", "\u200d"])
-    return broken | refused | blank | st.just("x" * (longest + 1))
+    others = ["", " ", "\xa0", " x", "x ", "\u3000x", "\u200d", "x" * (longest + 1), *ODD]
+    return broken | refused | st.sampled_from(others)
 
 
-NUMBERS = [
-    "",
-    " ",
-    "4 ",
-    "+4",
-    "-4",
-    "04",
-    "08000",
-    "8_000",
-    "8000\n",
-    "1e4",
-    "4.0",
-    "0x2000",
-    "٤",
-    "Auto",
-]
-ODD: st.SearchStrategy[Any] = st.none() | st.just(4.5) | st.just(["8000"]) | st.just({"a": "b"})
-RIGHT: dict[str, st.SearchStrategy[Any]] = {
+ODD: list[Any] = [None, 4.5, ["8000"], {"a": "b"}]
+NO_NUMBERS = [*",4 ,+4,-4,04,08000,8_000,1e4,4.0,0x2000,٤,Auto,8000\n".split(","), True, *ODD]
+NO_SLUGS = ["a\n", "a" * 51, *"../evil /evil A a 3d -a a- a--b a_b a.b \uff41".split()]
+Strategy = st.SearchStrategy[Any]
+RIGHT: dict[str, Strategy] = {
     "project_name": free_text(60).filter(lambda text: "</title" not in text.lower()),
-    "project_slug": st.from_regex("[a-z](-?[a-z0-9]){1,24}", fullmatch=True).filter(
-        lambda text: text not in RESERVED
-    ),
+    "project_slug": st.from_regex("[a-z](-?[a-z0-9]){3,24}", fullmatch=True).filter(is_slug),
     "description": free_text(200),
     "python_version": st.sampled_from(CONFIG["python_version"]),
     "port": st.integers(1024, 65535) | st.integers(1024, 65535).map(str),
@@ -128,27 +85,17 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "database": st.sampled_from(CONFIG["database"]),
     "create_venv": st.booleans(),
 }
-WRONG: dict[str, st.SearchStrategy[Any]] = {
-    "project_name": wrong_text(60) | st.sampled_from(["a</title>", "</TITLE >", "</Title/"]) | ODD,
-    "project_slug": st.sampled_from(
-        [*RESERVED, "../evil", "/evil", "A", "a", "3d", "-a", "a-", "a--b"]
-    )
-    | st.sampled_from(["a_b", "a.b", "a\n", "\uff41", "a" * 51])
-    | st.text().filter(lambda text: not re.fullmatch("[a-z](-?[a-z0-9]){1,49}", text))
-    | ODD,
-    "description": wrong_text(200) | ODD,
-    "python_version": st.sampled_from(["2.7", "3.10", "3.16", "3", "latest", "", "3.14 "]) | ODD,
-    "port": st.integers().filter(lambda n: not 1024 <= n <= 65535)
-    | st.sampled_from([*NUMBERS, "auto", "80", "1023", "65536", True])
-    | ODD,
-    "workers": st.integers().filter(lambda n: not 1 <= n <= 64)
-    | st.sampled_from([*NUMBERS, "0", "65", True])
-    | ODD,
-    "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite "]) | ODD,
-    "create_venv": st.sampled_from(["", "maybe", "no", 2, 0]) | ODD,
+WRONG: dict[str, Strategy] = {
+    "project_name": wrong_text(60) | st.sampled_from(["a</title>", "</TITLE >", "</Title/"]),
+    "project_slug": st.sampled_from([*NO_SLUGS, *RESERVED, *ODD])
+    | st.text("aA0-_. ").filter(lambda t: not is_slug(t)),
+    "description": wrong_text(200),
+    "python_version": st.sampled_from(["2.7", "3.10", "3.16", "3", "latest", "", "3.14 ", *ODD]),
+    "port": st.integers(max_value=1023) | st.sampled_from([65536, "auto", "80", *NO_NUMBERS]),
+    "workers": st.integers(min_value=65) | st.sampled_from([0, -1, "65", *NO_NUMBERS]),
+    "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite ", *ODD]),
+    "create_venv": st.sampled_from(["", "maybe", "no", 2, 0, *ODD]),
 }
-# Cookiecutter itself refuses these, one at a time, before it asks the template.
-BY_COOKIECUTTER = ["python_version", "database", "create_venv"]
 
 
 # --- the encoders
@@ -163,14 +110,11 @@ def test_quoted_text_reads_back_in_python_toml_and_yaml(text: str) -> None:
     assert yaml.safe_load(f'x: "{quoted(text)}"') == {"x": text}
 
 
-@pytest.mark.parametrize("text", ["It's über-fast", "👩‍🔬🇩🇪", "می‌خواهم", "日本語", "100 % & $5"])
-def test_visible_text_stays_readable_when_quoted(text: str) -> None:
-    assert quoted(text) == text
-
-
-@pytest.mark.parametrize("character", [*"\x1b\x7f\x85\xa0\xad\u200b\u200f\u2028\u202e\u3000\ufeff"])
-def test_invisible_characters_are_quoted_as_escapes(character: str) -> None:
-    assert quoted(character) == f"\\u{ord(character):04x}"
+def test_visible_text_stays_readable_and_invisible_characters_become_escapes() -> None:
+    for text in ("It's über-fast", "👩‍🔬🇩🇪", "می‌خواهم", "日本語", "100 % & $5"):
+        assert quoted(text) == text
+    for character in "\x1b\x7f\x85\xa0\xad\u200b\u200f\u2028\u202e\u3000\ufeff":
+        assert quoted(character) == f"\\u{ord(character):04x}"
 
 
 def shown(text: str) -> list[tuple[str, str]]:
@@ -256,13 +200,14 @@ def test_right_answers_pass_and_wrong_ones_get_a_line_with_rule_and_example(ques
     check()
 
 
-@pytest.mark.parametrize(("question", "limits"), [("port", (1024, 65535)), ("workers", (1, 64))])
-def test_numbers_at_the_limits(question: str, limits: tuple[int, int]) -> None:
-    lowest, highest = limits
-    assert not find_problem(question, lowest)
-    assert not find_problem(question, str(highest))
-    assert find_problem(question, str(lowest - 1))
-    assert find_problem(question, highest + 1)
+@pytest.mark.parametrize(
+    ("question", "lowest", "highest"), [("port", 1024, 65535), ("workers", 1, 64)]
+)
+def test_numbers_at_the_limits(question: str, lowest: int, highest: int) -> None:
+    wrong = [
+        n for n in (lowest - 1, lowest, highest, highest + 1) if find_problem(question, str(n))
+    ]
+    assert wrong == [lowest - 1, highest + 1]
 
 
 # --- every way that answers take
@@ -282,11 +227,12 @@ class World:
 
     def run(self, *command: str, typed: str = "", **environment: str) -> tuple[int, str]:
         """Run a module of Python in this world; return its exit status and what it printed."""
-        home, temporary = str(self.root / "home"), str(self.root / "tmp")
+        own = {"HOME": str(self.root / "home"), "TMPDIR": str(self.root / "tmp")}
+        own |= {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, "-m", *command],
             cwd=self.out,
-            env=os.environ | {"HOME": home, "TMPDIR": temporary, "PYTHONUTF8": "1"} | environment,
+            env=os.environ | own | environment,
             input=typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -307,28 +253,27 @@ class World:
         folders = {"replay_dir": home, "cookiecutters_dir": home}
         return folders | {"default_context": default_context}
 
-    def replay_file(self, **changed: Any) -> str:
-        """Write a replay file of a good service with some values changed."""
-        self.call(
-            {"project_slug": "first"}, default_config=self.config() | {"replay_dir": str(self.root)}
-        )
-        shutil.rmtree(self.out / "first")
-        file = self.root / f"{self.template.name}.json"
-        context = json.loads(file.read_text(encoding="utf-8"))
-        context["cookiecutter"] |= changed
-        file.write_text(json.dumps(context), encoding="utf-8")
-        return str(file)
+    def replay(self, **changed: Any) -> Path:
+        """Replay the defaults with some values changed."""
+        file = self.root / "replay.json"
+        answers = {
+            k: v[0] if k in QUESTIONS and isinstance(v, list) else v for k, v in CONFIG.items()
+        }
+        file.write_text(json.dumps({"cookiecutter": answers | changed}), encoding="utf-8")
+        return self.call(None, replay=str(file))
 
-    def cruft_service(self) -> Path:
-        """Let cruft generate a service, and commit it."""
+    def cruft(self, command: str, **answers: Any) -> str:
+        """Let cruft create or update the service `shop`; raise with what it prints where it fails."""
         commit(self.template)
-        answers = json.dumps({"project_slug": "shop", "create_venv": False})
-        status, printed = self.run(
-            "cruft", "create", str(self.template), "-y", "--extra-context", answers
-        )
-        assert status == 0, printed
-        commit(self.out / "shop")
-        return self.out / "shop"
+        shop, option = self.out / "shop", "--extra-context"
+        words = [str(self.template)]
+        if command == "update":
+            commit(shop)
+            words, option = ["--project-dir", str(shop)], "--variables-to-update"
+        status, printed = self.run("cruft", command, "-y", *words, option, json.dumps(answers))
+        if status:
+            raise FailedHookException(printed)
+        return printed
 
 
 @pytest.fixture
@@ -337,6 +282,7 @@ def world(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "mine.txt").write_text("Keep this.", encoding="utf-8")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # beside local_extensions.py
     shutil.copytree(template, tmp_path / "template")
     return World(tmp_path, tmp_path / "template")
 
@@ -364,12 +310,12 @@ def test_the_command_refuses_all_at_once_before_it_asks(options: str, world: Wor
 
 def test_cruft_refuses_in_the_same_words_without_a_traceback(world: World) -> None:
     commit(world.template)
-    before = tree(world.root)
+    before = tree(world.root / "parent")
     answers = {"project_name": "Bob\u202e\x1b[31m", "project_slug": "../evil", "port": "99999999"}
-    given = json.dumps(answers | {"pyhton_version": "3.11", "colour": "red"})
-    command = ["cruft", "create", str(world.template), "--no-input", "--extra-context", given]
-    assert world.run(*command) == (1, REFUSED)
-    assert tree(world.root) == before
+    with pytest.raises(FailedHookException) as refusal:
+        world.cruft("create", **answers, pyhton_version="3.11", colour="red")
+    assert str(refusal.value) == REFUSED
+    assert tree(world.root / "parent") == before
 
 
 def test_typed_answers_are_refused_after_the_last_question(world: World) -> None:
@@ -409,31 +355,10 @@ def from_default_context(**default_context: Any) -> Callable[[World], object]:
 
 
 def from_cruft_json(world: World) -> None:
-    service = world.cruft_service()
-    state = service / ".cruft.json"
+    world.cruft("create", project_slug="shop", create_venv=False)
+    state = world.out / "shop" / ".cruft.json"
     state.write_text(state.read_text("utf-8").replace(CONFIG["description"], CODE), "utf-8")
-    commit(service)
-    status, printed = world.run(
-        "cruft",
-        "update",
-        "-y",
-        "--project-dir",
-        str(service),
-        "--variables-to-update",
-        '{"port": "9000"}',
-    )
-    assert (status, printed.startswith("description: ")) == (1, True), printed
-    raise FailedHookException(printed)
-
-
-def from_cruft_create(world: World) -> None:
-    commit(world.template)
-    answers = json.dumps({"description": CODE, "_extensions": []})
-    status, printed = world.run(
-        "cruft", "create", str(world.template), "-y", "--extra-context", answers
-    )
-    assert status == 1
-    raise FailedHookException(printed)
+    world.cruft("update", port="9000")
 
 
 WAYS: dict[str, Callable[[World], object]] = {
@@ -444,10 +369,11 @@ WAYS: dict[str, Callable[[World], object]] = {
     "default_context without the check": from_default_context(project_slug=CODE, __checked=""),
     "default_context without extensions": from_default_context(description=CODE, _extensions=[]),
     ".cruft.json": from_cruft_json,
-    "cruft create without extensions": from_cruft_create,
-    "replay file": lambda world: world.call(
-        None, replay=world.replay_file(project_slug="../evil", description=CODE, __checked="")
+    "cruft create": lambda world: world.cruft("create", description=CODE),
+    "cruft create without extensions": lambda world: world.cruft(
+        "create", description=CODE, _extensions=[]
     ),
+    "replay file": lambda world: world.replay(project_slug="../evil", description=CODE),
 }
 
 
@@ -481,16 +407,12 @@ def test_another_syntax_makes_no_code_of_an_answer(
 
 @pytest.mark.slow
 def test_an_update_renders_each_version_with_its_own_filters(world: World) -> None:
-    shop = world.cruft_service()
+    world.cruft("create", project_slug="shop", create_venv=False)
     extension = world.template / "local_extensions.py"
-    text = extension.read_text("utf-8").replace(
-        "return ESCAPED.sub(escape, str(text))", 'return "New!"'
-    )
-    extension.write_text(text, "utf-8")
-    commit(world.template)
-    status, printed = world.run("cruft", "update", "-y", "--project-dir", str(shop))
-    assert status == 0, printed
-    assert read_back(shop)["title"] == "New!"
+    old, new = "return ESCAPED.sub(escape, str(text))", 'return "New!"'
+    extension.write_text(extension.read_text("utf-8").replace(old, new), "utf-8")
+    world.cruft("update", port="9000")
+    assert read_back(world.out / "shop")["title"] == "New!"
 
 
 # --- in every file, by the hundred
@@ -527,23 +449,6 @@ def read_back(service: Path) -> dict[str, Any]:
     }
 
 
-def faults(service: Path) -> Iterator[str]:
-    """Find files that do not parse or hold a trace of Jinja."""
-    for path in sorted(path for path in service.rglob("*") if path.is_file()):
-        text = path.read_text("utf-8")
-        try:
-            if path.suffix == ".py":
-                compile(text, path.name, "exec")
-            elif path.suffix == ".toml":
-                tomllib.loads(text)
-            elif path.suffix == ".yaml":
-                [*yaml.safe_load_all(text)]
-        except ValueError as error:
-            yield f"{path}: {error}"
-        if re.search(r"\{\{|\{%|\{#|cookiecutter\.[a-z]", text):
-            yield f"{path}: Jinja is left"
-
-
 # Short names that mean something else to YAML where they are not quoted.
 WORDS = ["true", "false", "null", "yes", "no", "on", "off"]
 
@@ -562,7 +467,6 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
         service = world.call(answers)
         name, description, port = (answers[q] for q in ("project_name", "description", "port"))
         try:
-            assert [*faults(service)] == []
             assert read_back(service) == {
                 "title": name,
                 "description": description,
@@ -596,29 +500,19 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
 @pytest.mark.slow
 def test_wrong_answers_leave_no_trace(world: World) -> None:
     before = tree(world.root)
+    by_cookiecutter = {
+        "python_version",
+        "database",
+        "create_venv",
+    }  # one at a time, before it asks us
 
     @thoroughly
     @given(st.fixed_dictionaries({}, optional=WRONG).filter(bool))
     def check(wrong: dict[str, Any]) -> None:
         with pytest.raises((FailedHookException, ValueError)) as refusal:
             world.call(wrong)
-        if not wrong.keys() & set(BY_COOKIECUTTER):
-            lines = str(refusal.value).split("\n")
-            assert sorted(line.partition(": ")[0] for line in lines) == sorted(wrong)
+        named = [line.partition(": ")[0] for line in str(refusal.value).split("\n")]
+        assert sorted(named) == sorted(wrong) or wrong.keys() & by_cookiecutter
         assert tree(world.root) == before
 
     check()
-
-
-@pytest.mark.docker
-def test_compose_accepts_its_file(world: World) -> None:
-    require_docker()
-    longest = {"project_name": "é" * 60, "description": "$x ${y} '\"` #" * 12}
-    for answers in [*({"project_slug": word} for word in [*WORDS, "a" * 50]), longest]:
-        service = world.call(
-            {"project_slug": "shop", "port": "9000"} | answers, overwrite_if_exists=True
-        )
-        shown = docker("compose", "--project-directory", str(service), "config", "--format", "json")
-        config = json.loads(shown)
-        assert config["name"] == config["services"]["app"]["image"] == service.name
-        assert config["services"]["app"]["ports"][0]["published"] == "9000"

@@ -50,10 +50,11 @@ def test_a_run_after_an_interrupted_one_completes_the_service(
     assert {name: made[name] for name in made if name.startswith(f"{NAME}/")} == expected
 
 
-def test_ctrl_c_while_the_venv_is_made_leaves_a_complete_service(
-    template: Path, bake: Bake, tmp_path: Path, environment: dict[str, str]
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_venv_leaves_a_complete_service_and_no_venv(
+    sent: signal.Signals, template: Path, bake: Bake, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """In a terminal, Ctrl-C reaches Cookiecutter, the hook and what the hook runs."""
+    """In a terminal, a signal reaches Cookiecutter, the hook, and what the hook runs."""
     uv = tmp_path / "programs" / "uv"
     uv.parent.mkdir()
     uv.write_text(
@@ -62,12 +63,17 @@ def test_ctrl_c_while_the_venv_is_made_leaves_a_complete_service(
     uv.chmod(0o755)
     environment["PATH"] = f"{uv.parent}{os.pathsep}{environment['PATH']}"
     words = [*command(template, tmp_path / "out"), "create_venv=yes"]
-    service = tmp_path / "out" / NAME
-    with subprocess.Popen(words, env=environment, start_new_session=True) as process:
+    service, log = tmp_path / "out" / NAME, tmp_path / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(words, env=environment, stdout=output, start_new_session=True) as process,
+    ):
         wait_for((service / ".venv" / "busy").exists)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, sent)
         process.wait(30)
-    wait_for(lambda: not (service / ".venv").exists())  # the hook outlives Cookiecutter
+    wait_for(lambda: "make dev" in log.read_text())  # the hook outlives Cookiecutter
+    assert "No .venv: interrupted." in log.read_text()
+    assert not (service / ".venv").exists()
     assert {*bake().files()} <= {p.relative_to(service).as_posix() for p in service.rglob("*")}
     assert not (service / "stateless").exists()
 

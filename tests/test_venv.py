@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -79,13 +78,10 @@ def test_the_asked_python_or_else_the_nearest_supported_one_is_found(
     assert (found and found[0]) == expected
 
 
-def test_a_name_without_a_python_hides_none_that_comes_later_on_the_path(programs: Path) -> None:
+def test_broken_names_hide_nothing_and_the_launcher_of_windows_is_asked(programs: Path) -> None:
     interpreter(programs.parent / "shims", "python3.12", 0)
     wanted = interpreter(programs, "python3.12", 12)
     assert script.find_python(12) == (12, wanted)
-
-
-def test_the_launcher_of_windows_is_asked_for_the_version(programs: Path) -> None:
     launcher = interpreter(programs, "py", 13)
     assert [launcher, "-3.13"] in list(script.interpreters())
     assert script.find_python(13) == (13, launcher)
@@ -98,12 +94,9 @@ def test_the_versions_that_the_template_offers_are_supported() -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (
-            "Collecting idna\nERROR: No matching distribution\nmore\n",
-            "ERROR: No matching distribution",
-        ),
-        ("error: Request failed\n  Cause: tls\n  Caused by: expired\n", "Caused by: expired"),
-        ("Traceback:\n  ...\nOSError: no space\n", "OSError: no space"),
+        ("Collecting idna\nERROR: Not found\nmore\n", "ERROR: Not found"),
+        ("error: Failed\n  Caused by: expired\n", "Caused by: expired"),
+        ("Traceback:\nOSError: no space\n", "OSError: no space"),
         ("", "exit status 3"),
     ],
 )
@@ -111,11 +104,6 @@ def test_the_line_that_says_why_is_picked_out(output: str, reason: str) -> None:
     code = f"print({output!r}); raise SystemExit(3)"
     with pytest.raises(script.VenvError, match=f"^{re.escape(reason)}$"):
         script.run(sys.executable, "-c", code, seconds=30)
-
-
-def test_a_command_that_takes_too_long_is_ended() -> None:
-    with pytest.raises(script.VenvError, match=r"took more than 1 s"):
-        script.run(sys.executable, "-c", "import time; time.sleep(60)", seconds=1)
 
 
 # An index on loopback, with a package for each lock
@@ -240,27 +228,20 @@ class Machine:
         return found[1]
 
 
-@pytest.fixture(params=["uv", "pip"])
+@pytest.fixture
 def machine(request: pytest.FixtureRequest, tmp_path: Path, index: str) -> Machine:
-    """Return a machine with uv, then one without."""
-    return Machine(tmp_path, request.param, index)
+    """Return a machine with uv, which is quicker, unless the test asks for pip."""
+    return Machine(tmp_path, getattr(request, "param", "uv"), index)
 
 
-@pytest.fixture
-def with_uv(tmp_path: Path, index: str) -> Machine:
-    """Return a machine with uv, which is quicker."""
-    return Machine(tmp_path, "uv", index)
-
-
-@pytest.fixture
-def without_uv(tmp_path: Path, index: str) -> Machine:
-    """Return a machine without uv."""
-    return Machine(tmp_path, "pip", index)
+with_pip = pytest.mark.parametrize("machine", ["pip"], indirect=True)
+with_each_tool = pytest.mark.parametrize("machine", ["uv", "pip"], indirect=True)
 
 
 # It works
 
 
+@with_each_tool
 def test_it_makes_a_venv_and_says_what_it_does(machine: Machine) -> None:
     tool = "uv" if "uv" in {path.name for path in machine.programs.iterdir()} else "pip"
     assert machine.makes_venv().splitlines() == [
@@ -269,21 +250,21 @@ def test_it_makes_a_venv_and_says_what_it_does(machine: Machine) -> None:
     ]
 
 
-def test_it_updates_a_venv_and_takes_nothing_away(with_uv: Machine) -> None:
-    with_uv.makes_venv()
-    mine = with_uv.folder / ".venv" / "mine"
+def test_it_updates_a_venv_and_takes_nothing_away(machine: Machine) -> None:
+    machine.makes_venv()
+    mine = machine.folder / ".venv" / "mine"
     mine.touch()
-    (with_uv.folder / "requirements.txt").write_text("unknown==1.0 --hash=sha256:0\n")
-    status, printed = with_uv.run()
+    (machine.folder / "requirements.txt").write_text("unknown==1.0 --hash=sha256:0\n")
+    status, printed = machine.run()
     assert status == 1
     assert printed.splitlines()[-1].startswith(".venv is not up to date: ")
     assert mine.exists()
 
 
-def test_without_the_asked_python_it_takes_the_nearest_and_says_so(with_uv: Machine) -> None:
-    write_service(with_uv.folder, asked=OTHER)
+def test_without_the_asked_python_it_takes_the_nearest_and_says_so(machine: Machine) -> None:
+    write_service(machine.folder, asked=OTHER)
     expected = f"Making .venv with Python 3.{THIS}, because there is no 3.{OTHER} ..."
-    assert expected in with_uv.makes_venv()
+    assert expected in machine.makes_venv()
 
 
 def other_venv_active(machine: Machine) -> None:
@@ -319,6 +300,7 @@ CONDITIONS: dict[str, Callable[[Machine], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
+@with_each_tool
 def test_it_works_with(condition: str, machine: Machine) -> None:
     CONDITIONS[condition](machine)
     machine.makes_venv()
@@ -327,6 +309,7 @@ def test_it_works_with(condition: str, machine: Machine) -> None:
 # It does not work, and says why
 
 
+@with_each_tool
 def test_no_network(machine: Machine) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True).returncode:
@@ -338,6 +321,7 @@ def test_no_network(machine: Machine) -> None:
 
 
 @pytest.mark.slow
+@with_each_tool
 def test_an_index_that_is_not_there_and_a_password(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -348,6 +332,7 @@ def test_an_index_that_is_not_there_and_a_password(machine: Machine) -> None:
 
 
 @pytest.mark.slow
+@with_each_tool
 def test_an_index_that_never_answers(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine.use_index(f"http://127.0.0.1:{silent.getsockname()[1]}/simple/")
@@ -355,6 +340,7 @@ def test_an_index_that_never_answers(machine: Machine) -> None:
 
 
 @pytest.mark.slow
+@with_each_tool
 def test_a_package_that_is_not_what_was_locked(machine: Machine) -> None:
     write_service(machine.folder, digest="0" * 64)
     assert re.search("(?i)hash", machine.says_why_not())
@@ -362,21 +348,22 @@ def test_a_package_that_is_not_what_was_locked(machine: Machine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["ensurepip", "venv"])
-def test_a_python_without_ensurepip_or_venv(without_uv: Machine, module: str) -> None:
+@with_pip
+def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> None:
     """As Debian's is, without the package python3-venv."""
-    home = without_uv.tmp_path / "python"
+    home = machine.tmp_path / "python"
     library = home / "lib" / f"python3.{THIS}"
     library.mkdir(parents=True)
     for path in (Path(sys.base_prefix) / "lib" / library.name).iterdir():
         if path.name != module:
             (library / path.name).symlink_to(path)
     (home / "bin").mkdir()
-    without_uv.command[0] = str(home / "bin" / library.name)
-    shutil.copy(Path(sys.base_prefix) / "bin" / library.name, without_uv.command[0])
-    done = subprocess.run([without_uv.command[0], "-c", f"import {module}"], capture_output=True)
+    machine.command[0] = str(home / "bin" / library.name)
+    shutil.copy(Path(sys.base_prefix) / "bin" / library.name, machine.command[0])
+    done = subprocess.run([machine.command[0], "-c", f"import {module}"], capture_output=True)
     if b"ModuleNotFoundError" not in done.stderr:
         pytest.skip("this Python cannot be copied")
-    assert without_uv.says_why_not() == (
+    assert machine.says_why_not() == (
         f"Python 3.{THIS} came without ensurepip; install python3.{THIS}-venv (Debian, Ubuntu) or uv"
     )
 
@@ -389,43 +376,24 @@ def test_a_python_without_ensurepip_or_venv(without_uv: Machine, module: str) ->
         ("not a program", "Exec format error"),
     ],
 )
-def test_a_uv_that_fails(with_uv: Machine, program: str, why: str) -> None:
-    uv = with_uv.programs / "uv"
+def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
+    uv = machine.programs / "uv"
     uv.unlink()
     uv.write_text(program)
     uv.chmod(0o755)
-    assert why in with_uv.says_why_not()
+    assert why in machine.says_why_not()
 
 
 @pytest.mark.slow
-def test_a_folder_that_nobody_may_write(with_uv: Machine) -> None:
+def test_a_folder_that_nobody_may_write(machine: Machine) -> None:
     rights = [
         str(shutil.which("setpriv")),
         "--bounding-set=-dac_override,-dac_read_search",
     ]  # root's
-    with_uv.command = rights * (os.geteuid() == 0) + with_uv.command
-    with_uv.folder.chmod(0o555)
-    assert "ermission denied" in with_uv.says_why_not()
-    with_uv.folder.chmod(0o755)
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_no_half_made_venv(with_uv: Machine, sent: signal.Signals) -> None:
-    uv = with_uv.programs / "uv"
-    uv.unlink()
-    uv.write_text("#!/bin/sh\n/bin/mkdir -p .venv/bin\n[ $1 = venv ] || exec /bin/sleep 60\n")
-    uv.chmod(0o755)
-    command = [*with_uv.command, str(with_uv.folder / "scripts" / "make_venv.py")]
-    with subprocess.Popen(command, env=with_uv.env, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("Installing"):
-                break
-        process.send_signal(sent)
-        printed = process.stdout.read()
-        assert process.wait(30) == 1
-    assert printed.startswith("No .venv: interrupted.")
-    assert not (with_uv.folder / ".venv").exists()
+    machine.command = rights * (os.geteuid() == 0) + machine.command
+    machine.folder.chmod(0o555)
+    assert "ermission denied" in machine.says_why_not()
+    machine.folder.chmod(0o755)
 
 
 # `make venv`, Cookiecutter and cruft run it
@@ -457,63 +425,63 @@ def generate(template: Path, out: Path, env: dict[str, str], *answers: str) -> s
 
 
 def test_the_hook_makes_the_venv_and_make_brings_it_up_to_date(
-    with_uv: Machine, small_template: Path
+    machine: Machine, small_template: Path
 ) -> None:
-    with_uv.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
-    printed = generate(small_template, with_uv.tmp_path, with_uv.env, f"python_version=3.{THIS}")
+    machine.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
+    printed = generate(small_template, machine.tmp_path, machine.env, f"python_version=3.{THIS}")
     assert "Installing the locked packages with uv ...\nNext:\n" in printed
 
     def make() -> str:
         command = ["make", "venv"]
-        return subprocess.check_output(command, cwd=with_uv.folder, env=with_uv.env, text=True)
+        return subprocess.check_output(command, cwd=machine.folder, env=machine.env, text=True)
 
     assert "make_venv.py" not in make()
-    lock = with_uv.folder / "requirements.txt"
+    lock = machine.folder / "requirements.txt"
     os.utime(lock, (time.time() + 60, time.time() + 60))
     assert "make_venv.py" in make()
-    shutil.rmtree(with_uv.folder / ".venv")
+    shutil.rmtree(machine.folder / ".venv")
     os.utime(lock)
     make()
-    with_uv.makes_venv()
+    machine.makes_venv()
 
 
 def test_what_goes_wrong_with_the_venv_costs_nobody_the_project(
-    with_uv: Machine, small_template: Path
+    machine: Machine, small_template: Path
 ) -> None:
-    with_uv.use_index("http://127.0.0.1:9/simple/")
-    printed = generate(small_template, with_uv.tmp_path, with_uv.env, f"python_version=3.{THIS}")
+    machine.use_index("http://127.0.0.1:9/simple/")
+    printed = generate(small_template, machine.tmp_path, machine.env, f"python_version=3.{THIS}")
     assert printed.count("No .venv: ") == 1
     assert printed.partition("Next:\n")[2].splitlines()[1:] == [
         "    python3 scripts/make_venv.py",
         "    .venv/bin/python -m uvicorn app.main:app --reload --reload-dir app --port 8000",
     ]
-    assert (with_uv.folder / "app" / "main.py").exists()
+    assert (machine.folder / "app" / "main.py").exists()
 
 
 @pytest.mark.slow
 def test_cruft_makes_a_venv_and_no_update_makes_or_touches_one(
-    with_uv: Machine, small_template: Path
+    machine: Machine, small_template: Path
 ) -> None:
-    with_uv.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
-    with_uv.env["TMPDIR"] = str(with_uv.tmp_path / "temporary")
-    Path(with_uv.env["TMPDIR"]).mkdir()
-    shutil.rmtree(with_uv.folder)
+    machine.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
+    machine.env["TMPDIR"] = str(machine.tmp_path / "temporary")
+    Path(machine.env["TMPDIR"]).mkdir()
+    shutil.rmtree(machine.folder)
     commit(small_template)
 
     def cruft(*words: str) -> str:
         command = [sys.executable, "-m", "cruft", *words]
-        return subprocess.check_output(command, cwd=with_uv.tmp_path, env=with_uv.env, text=True)
+        return subprocess.check_output(command, cwd=machine.tmp_path, env=machine.env, text=True)
 
     answers = json.dumps({"python_version": f"3.{THIS}"})
     assert "Next:" in cruft("create", str(small_template), "--no-input", "--extra-context", answers)
-    before = (with_uv.folder / ".venv" / "installed").stat().st_mtime_ns
-    commit(with_uv.folder)
+    before = (machine.folder / ".venv" / "installed").stat().st_mtime_ns
+    commit(machine.folder)
     (small_template / TEMPLATE.name / "NEW.md").write_text("A new line.\n")
     commit(small_template)
-    output = cruft("update", "--skip-apply-ask", "--project-dir", str(with_uv.folder))
+    output = cruft("update", "--skip-apply-ask", "--project-dir", str(machine.folder))
     assert "Next:" not in output
-    assert (with_uv.folder / "NEW.md").exists()
-    assert (with_uv.folder / ".venv" / "installed").stat().st_mtime_ns == before
+    assert (machine.folder / "NEW.md").exists()
+    assert (machine.folder / ".venv" / "installed").stat().st_mtime_ns == before
 
 
 # The template's own locks, from the network
@@ -543,14 +511,12 @@ def test_uvx_and_pipx_generate_a_service_with_its_venv(
 ) -> None:
     if UV is None:
         lacking("no uv on this machine")
-    environment = {
-        "HOME": str(tmp_path),
-        "PATH": f"{Path(UV).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    path = f"{Path(UV).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"HOME": str(tmp_path), "PATH": path, "UV_CACHE_DIR": str(tmp_path / "cache")}
     command = [UV, "tool", "run", *words.split(), str(template), "--no-input", "--default-config"]
     done = subprocess.run(
         [*command, f"python_version=3.{THIS}", "--output-dir", str(tmp_path)],
-        env=clean_environment() | {"UV_CACHE_DIR": str(tmp_path / "cache")} | environment,
+        env=clean_environment() | environment,
         capture_output=True,
         text=True,
     )
