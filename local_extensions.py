@@ -133,7 +133,7 @@ def refuse(answers: Mapping[str, Any]) -> None:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         message = "\n".join(problems).encode(encoding, "backslashreplace").decode(encoding)
         # cruft's command shows a traceback for every other exception.
-        from_cruft = "cruft" in Path(sys.argv[0]).with_suffix("").parts[-2:]
+        from_cruft = re.search(r"\bcruft(\.exe|[\\/]__main__\.py)?$", "".join(sys.argv[:1]))
         raise SystemExit(message) if from_cruft else FailedHookException(message)
 
 

@@ -106,8 +106,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Cookiecutter copies everything that it finds, caches and virtual environments included.
     """
     copy = tmp_path_factory.mktemp("repository") / "template"
-    left_behind = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis")
-    shutil.copytree(ROOT, copy, ignore=left_behind)
+    left_behind = ".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "build"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_behind))
     return copy
 
 
