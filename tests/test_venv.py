@@ -111,22 +111,18 @@ def test_the_line_that_says_why_is_picked_out(output: str, reason: str) -> None:
 
 def wheel(name: str) -> bytes:
     """Return a wheel of an empty module."""
-    packed = io.BytesIO()
+    packed, info = io.BytesIO(), f"{name}-1.0.dist-info"
     with zipfile.ZipFile(packed, "w") as archive:
-        for path, text in {
-            f"{name}.py": "",
-            f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-            f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{name}-1.0.dist-info/RECORD": f"{name}.py,,\n",
-        }.items():
-            archive.writestr(path, text)
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", wheel)
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n")
     return packed.getvalue()
 
 
-LOCKED = {
-    "requirements.txt": ("demo", wheel("demo")),
-    "requirements-dev.txt": ("more", wheel("more")),
-}
+DEMO, MORE = wheel("demo"), wheel("more")
+LOCKED = {"requirements.txt": ("demo", DEMO), "requirements-dev.txt": ("more", MORE)}
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -220,9 +216,9 @@ class Machine:
         assert status == 1, printed
         assert not os.path.lexists(self.folder / ".venv")
         assert printed.isascii()
+        last = printed.splitlines()[-1]
         found = re.fullmatch(
-            r"No \.venv: (.*)\. Try again later: python3 scripts/make_venv\.py",
-            printed.splitlines()[-1],
+            r"No \.venv: (.*)\. Try again later: python3 scripts/make_venv\.py", last
         )
         assert found, printed
         return found[1]
@@ -317,26 +313,21 @@ def test_no_network(machine: Machine) -> None:
     machine.command = [unshare, "-n", *machine.command]
     started = time.monotonic()
     assert machine.says_why_not().startswith("the package index cannot be reached (")
-    assert time.monotonic() - started < 20  # 10 are promised; machines that run tests are busy
+    assert time.monotonic() - started < 30  # 10 are promised; machines that run tests are busy
 
 
 @pytest.mark.slow
 @with_each_tool
-def test_an_index_that_is_not_there_and_a_password(machine: Machine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    machine.use_index(f"http://user:secret@127.0.0.1:{port}/simple/")
-    why = machine.says_why_not()
-    assert why.startswith("the package index cannot be reached (")
-    assert "secret" not in why
-
-
-@pytest.mark.slow
-@with_each_tool
-def test_an_index_that_never_answers(machine: Machine) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        machine.use_index(f"http://127.0.0.1:{silent.getsockname()[1]}/simple/")
-        assert "took more than 6 s" in machine.says_why_not()
+        machine.use_index(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}/simple/")
+        if not there:
+            silent.close()
+        why = machine.says_why_not()
+    assert why.startswith("the package index cannot be reached (")
+    assert ("took more than 6 s" in why) is there
+    assert "secret" not in why
 
 
 @pytest.mark.slow
