@@ -111,4 +111,4 @@ def test_without_the_package_the_answer_and_the_log_name_it(service: Path) -> No
     hidden = "import sys; sys.modules['websockets'] = None"
     with serving(service, hidden) as (address, log):
         asyncio.run(talk(address))
-    assert len(re.findall("the package websockets is not installed", log.read_text())) == 1
+    assert len(re.findall("need the package websockets", log.read_text())) == 1

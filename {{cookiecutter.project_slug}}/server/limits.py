@@ -100,7 +100,6 @@ class Protocol(HttpToolsProtocol):
         elif hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
             self.refusal = (400, "A request needs one Host header")
         elif self._get_upgrade() == b"websocket" and self.ws_protocol_class is None:
-            log.error("a WebSocket was refused: the package websockets is not installed")
             self.refusal = (501, "WebSockets need the package websockets")
         if self.refusal:
             raise ValueError(self.refusal)  # httptools stops, with an HttpParserError
@@ -139,6 +138,7 @@ class Protocol(HttpToolsProtocol):
     def refuse(self, status: int, detail: str) -> None:
         """Answer with an error and close the connection; earlier requests get their answers first."""
         self.refusal = (status, detail)
+        log.warning("refused %s: %s", self.client, detail)
         if not self.answered and (not self.in_body or self.pipeline or self.cycle.response_started):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
