@@ -1,8 +1,8 @@
 """Every environment variable that the service reads, typed and frozen."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 # {% if cookiecutter.database == "postgresql" %}
 
@@ -12,6 +12,11 @@ DATABASE_URL = "postgresql+psycopg://app@localhost/app"
 
 DATABASE_URL = "sqlite+aiosqlite:///service.db"
 # {% endif %}
+
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda value: str(value).upper())
+]
+LogFormat = Annotated[Literal["json", "console"], BeforeValidator(lambda value: str(value).lower())]
 
 
 class Settings(BaseSettings):
@@ -26,13 +31,11 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
+    log_level: LogLevel = "INFO"
+    """The least serious level that is logged; at DEBUG, libraries still log INFO and above."""
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least serious level that is logged; DEBUG adds the health checks' requests."""
+    log_format: LogFormat | None = None
+    """Format of the log: json or console; by default console on a terminal, else json."""
 
     docs: bool = True
     """Whether /docs and /openapi.json are served."""
