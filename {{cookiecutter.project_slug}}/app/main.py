@@ -60,5 +60,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 settings = Settings()
-logs.configure(settings.log_level, settings.log_format)
+logs.configure(settings.log_level.upper(), settings.log_format)
 app = create_app(settings)

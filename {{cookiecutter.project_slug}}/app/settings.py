@@ -1,8 +1,8 @@
 """Every environment variable that the service reads, typed and frozen."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 # {% if cookiecutter.database == "postgresql" %}
 
@@ -12,11 +12,6 @@ DATABASE_URL = "postgresql+psycopg://app@localhost/app"
 
 DATABASE_URL = "sqlite+aiosqlite:///service.db"
 # {% endif %}
-
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda value: str(value).upper())
-]
-LogFormat = Annotated[Literal["json", "console"], BeforeValidator(lambda value: str(value).lower())]
 
 
 class Settings(BaseSettings):
@@ -31,10 +26,15 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    log_level: LogLevel = "INFO"
-    """The least serious level that is logged; at DEBUG, libraries still log INFO and above."""
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_small_letters(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
-    log_format: LogFormat | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least serious level that is logged; at debug, libraries still log INFO and above."""
+
+    log_format: Literal["json", "console"] | None = None
     """Format of the log: json or console; by default console on a terminal, else json."""
 
     docs: bool = True

@@ -216,7 +216,7 @@ def serving(
     path = os.pathsep.join([str(ROOT), str(folder)])
     command = [argument.replace("{port}", str(port)) for argument in way]
     environment |= {"PYTHONPATH": path, "PORT": str(port), "WORKERS": "2"}
-    process = run(*command, stdout=writing, stderr=writing, cwd=folder, **environment)  # type: ignore[arg-type]
+    process = run(*command, stdout=writing, stderr=writing, cwd=folder, **environment)
     os.close(writing)
     output: list[str] = []
 
