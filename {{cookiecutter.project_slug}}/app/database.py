@@ -121,15 +121,21 @@ def _limits(request: Request) -> tuple[asyncio.Timeout, asyncio.Timeout]:
 async def _connection(request: Request) -> AsyncIterator[AsyncConnection]:
     reading: AsyncEngine = request.state.reading
     last, limit = _limits(request)
-    async with last, limit, reading.connect() as connection:
-        yield connection
+    try:
+        async with last, limit, reading.connect() as connection:
+            yield connection
+    except TimeoutError as error:
+        raise exc.TimeoutError("too slow") from error
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
     engine: AsyncEngine = request.state.engine
     last, limit = _limits(request)
-    async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
-        yield session
+    try:
+        async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
+            yield session
+    except TimeoutError as error:
+        raise exc.TimeoutError("too slow") from error
 
 
 # Both end before the answer is sent, so that an error at the end can still be told. Each takes a
