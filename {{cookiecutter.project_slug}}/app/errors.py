@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException, Request, Response, status
@@ -34,9 +35,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class ServiceError(Exception):
-    """An error that the client is told about; raise it anywhere, or a subclass with its own values.
+    """An error with an answer of its own; raise it anywhere, or a subclass that sets the values.
 
-    raise ServiceError("No lamps are left", status_code=409, code="sold_out")
+        raise ServiceError("No lamps are left", status_code=409, code="sold_out")
+
+    Clients get the text only below 500; from 500 on, it is for the log.
     """
 
     status_code: int = 500
@@ -47,16 +50,17 @@ class ServiceError(Exception):
         self, detail: str, *, status_code: int | None = None, code: str | None = None
     ) -> None:
         super().__init__(detail)
-        self.detail = detail
         self.status_code = status_code or self.status_code
         self.code = code or self.code
 
 
 async def answer_service_error(_: Request, error: ServiceError) -> Response:
-    """Answer with the error's own status; log what the client is not to blame for."""
+    """Answer with the error's status and code."""
+    detail = str(error)
     if error.status_code >= status.HTTP_500_INTERNAL_SERVER_ERROR:
         log.error("%s: %s", error.code, error, exc_info=error.__cause__)
-    content = {"detail": error.detail, "code": error.code}
+        detail = HTTPStatus(error.status_code).phrase
+    content = {"detail": detail, "code": error.code}
     return JSONResponse(content, error.status_code, error.headers)
 
 

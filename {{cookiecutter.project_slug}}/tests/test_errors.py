@@ -78,7 +78,9 @@ def test_a_service_error_that_the_client_is_not_to_blame_for_is_logged_with_its_
     async def lamps() -> None:
         raise ServiceError("Try again", status_code=503, code="no_stock") from OSError("unplugged")
 
-    assert client.get("/lamps").status_code == 503
+    answer = client.get("/lamps")
+    assert answer.status_code == 503
+    assert answer.json() == {"detail": "Service Unavailable", "code": "no_stock"}
     (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert error.getMessage() == "no_stock: Try again"
     assert "unplugged" in logging.Formatter().format(error)
