@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
@@ -165,12 +164,10 @@ def alembic_config(settings: Settings) -> "Config":
     return config
 
 
-@cache
 def migrate(settings: Settings) -> None:
     """Bring the database's schema up to date, or leave it as it is when anything fails.
 
-    Two processes that do it at once wait for each other. One does it once, and so do those that are
-    forked from it.
+    Two processes that do it at once wait for each other.
     """
     # It would log a line for each of its plug-ins.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
