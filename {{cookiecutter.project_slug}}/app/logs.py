@@ -159,6 +159,16 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
         requests.log(level, message, extra=extra | {"duration_ms": duration, "client": client})
 
 
+def hide_query(record: logging.LogRecord) -> bool:
+    """Cut the query string off uvicorn's lines about WebSockets."""
+    if '"WebSocket %s"' in str(record.msg) and isinstance(record.args, tuple):
+        values = (
+            value.partition("?")[0] if isinstance(value, str) else value for value in record.args
+        )
+        record.args = tuple(values)
+    return True
+
+
 def configure(level: str = "INFO", form: str | None = None) -> None:
     """Write what this process logs to standard output, whoever configured logging before.
 
@@ -179,6 +189,7 @@ def configure(level: str = "INFO", form: str | None = None) -> None:
         logger.setLevel(logging.NOTSET)
         # The access lines of the servers would repeat those of `app.requests`.
         logger.propagate = not name.endswith(".access")
+    logging.getLogger("uvicorn.error").addFilter(hide_query)
     logging.captureWarnings(capture=True)
     if not console:
         sys.excepthook = log_exception

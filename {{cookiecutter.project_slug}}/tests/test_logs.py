@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -117,6 +118,17 @@ def test_requests_are_logged_in_order_with_other_lines(
     assert list(third) == [
         *("time", "level", "logger", "message", "request_id"),
         *("method", "route", "path", "status", "duration_ms", "client"),
+    ]
+
+
+def test_uvicorn_s_line_about_a_web_socket_has_no_query(caplog: pytest.LogCaptureFixture) -> None:
+    import_module("app.main")
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.info('%s - "WebSocket %s" [accepted]', "127.0.0.1:5", "/echo?token=s3cr3t")
+    uvicorn.info('%s - "WebSocket %s" %d', "127.0.0.1:5", "/echo?token=s3cr3t", 403)
+    assert caplog.messages == [
+        '127.0.0.1:5 - "WebSocket /echo" [accepted]',
+        '127.0.0.1:5 - "WebSocket /echo" 403',
     ]
 
 

@@ -120,6 +120,48 @@ def test_a_failure_after_half_an_answer_is_left_to_the_server() -> None:
         TestClient(RequestMiddleware(breaks)).get("/")
 
 
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/items/",
+    "query_string": b"",
+    "headers": [],
+}
+
+
+async def receive_nothing() -> Message:
+    """Wait for ever."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_a_request_that_the_server_cancels_is_answered() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def cancel() -> None:
+        waits = RequestMiddleware(lambda scope, receive, send: receive())  # type: ignore[arg-type, return-value]
+        task = asyncio.create_task(waits(SCOPE, receive_nothing, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(cancel())
+    assert sent[0]["status"] == 503
+
+
+def test_an_endpoint_s_own_cancellation_is_not_a_stop() -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(RequestMiddleware(fails)(SCOPE, receive_nothing, receive_nothing))  # type: ignore[arg-type]
+
+
 BODY = b'{"name": "a", "price": 12345678}'
 
 
@@ -157,15 +199,7 @@ def test_a_strange_length_does_not_switch_the_limit_off(
         sent.append(message)
 
     headers = [(b"content-type", b"application/json"), *((b"content-length", n) for n in lengths)]
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/items/",
-        "query_string": b"",
-        "headers": headers,
-    }
+    scope = SCOPE | {"headers": headers}
     asyncio.run(limited(settings, 30).app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 413
     assert (
