@@ -103,6 +103,7 @@ tests/server/test_probe.py
 tests/server/test_shutdown.py
 tests/server/test_startup.py
 tests/server/test_upstream.py
+tests/test_additions.py
 tests/test_errors.py
 tests/test_health.py
 tests/test_logs.py

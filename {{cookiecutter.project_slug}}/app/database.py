@@ -5,18 +5,17 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-from fastapi import Depends, FastAPI, Request, status
+from fastapi import Depends, Request, status
 from fastapi.responses import JSONResponse
 from sqlalchemy import BigInteger, Dialect, Numeric, TypeDecorator, event, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeEngine
 
-from app import logs
+from app import errors, logs
 from app.settings import Settings
 
 # Imported where it is needed: to serve requests, it is not.
@@ -121,15 +120,21 @@ def _limits(request: Request) -> tuple[asyncio.Timeout, asyncio.Timeout]:
 async def _connection(request: Request) -> AsyncIterator[AsyncConnection]:
     reading: AsyncEngine = request.state.reading
     last, limit = _limits(request)
-    async with last, limit, reading.connect() as connection:
-        yield connection
+    try:
+        async with last, limit, reading.connect() as connection:
+            yield connection
+    except TimeoutError as error:
+        raise exc.TimeoutError("too slow") from error
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
     engine: AsyncEngine = request.state.engine
     last, limit = _limits(request)
-    async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
-        yield session
+    try:
+        async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
+            yield session
+    except TimeoutError as error:
+        raise exc.TimeoutError("too slow") from error
 
 
 # Both end before the answer is sent, so that an error at the end can still be told. Each takes a
@@ -159,12 +164,10 @@ def alembic_config(settings: Settings) -> "Config":
     return config
 
 
-@cache
 def migrate(settings: Settings) -> None:
     """Bring the database's schema up to date, or leave it as it is when anything fails.
 
-    Two processes that do it at once wait for each other. One does it once, and so do those that are
-    forked from it.
+    Two processes that do it at once wait for each other.
     """
     # It would log a line for each of its plug-ins.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
@@ -183,29 +186,28 @@ async def unavailable(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Open the database when `app` starts, after the fork, and close it when it ends."""
+errors.HANDLERS |= dict.fromkeys(
+    (exc.OperationalError, exc.InterfaceError, exc.TimeoutError), unavailable
+)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        # {% if cookiecutter.database == "sqlite" %}
-        # In a thread, because Alembic runs a loop of its own.
-        await asyncio.to_thread(migrate, settings)
-        # {% endif %}
-        engine = create_engine(settings)
-        try:
-            async with asyncio.timeout(settings.database_timeout), engine.connect() as connection:
-                (await connection.execute(VERSION)).one()
-            # SQLite begins no transaction to read.
-            sqlite = engine.dialect.name == "sqlite"
-            reading = engine if sqlite else engine.execution_options(isolation_level="AUTOCOMMIT")
-            yield {"engine": engine, "reading": reading, "timeout": settings.database_timeout}
-        finally:
-            await engine.dispose()
 
-    app.router.lifespan_context = lifespan
-    for error in exc.OperationalError, exc.InterfaceError, exc.TimeoutError, TimeoutError:
-        app.add_exception_handler(error, unavailable)
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[State]:
+    """Open the database, after the fork, and close it."""
+    # {% if cookiecutter.database == "sqlite" %}
+    # In a thread, because Alembic runs a loop of its own.
+    await asyncio.to_thread(migrate, settings)
+    # {% endif %}
+    engine = create_engine(settings)
+    try:
+        async with asyncio.timeout(settings.database_timeout), engine.connect() as connection:
+            (await connection.execute(VERSION)).one()
+        # SQLite begins no transaction to read.
+        sqlite = engine.dialect.name == "sqlite"
+        reading = engine if sqlite else engine.execution_options(isolation_level="AUTOCOMMIT")
+        yield {"engine": engine, "reading": reading, "timeout": settings.database_timeout}
+    finally:
+        await engine.dispose()
 
 
 if __name__ == "__main__":  # `python -m app.database`, as `make migrate` runs it

@@ -1,16 +1,18 @@
 """The service, put together: read this first."""
 
-from fastapi import APIRouter, FastAPI
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app import errors, health, items, logs
 # {% if cookiecutter.database != "none" %}
-from app.database import install as install_database
+from app.database import connect
 # {% endif %}
-from app.middleware import RequestMiddleware
+from app.middleware import Service
 from app.settings import Settings
-
-router = APIRouter(tags=["root"])
 
 
 class Welcome(BaseModel):
@@ -19,37 +21,44 @@ class Welcome(BaseModel):
     message: str
 
 
-@router.get("/")
 async def read_root() -> Welcome:
     """Welcome the caller."""
     return Welcome(message="Hello from FastAPI in a Docker container!")
 
 
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Open what requests need, in this order; it is in `request.state`, and closed in reverse."""
+    state: dict[str, Any] = {}
+    stack = AsyncExitStack()
+    async with stack:
+        # {% if cookiecutter.database != "none" %}
+        state |= await stack.enter_async_context(connect(app.state.settings))
+        # {% endif %}
+        yield state
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service from `settings`, by default from the environment."""
     settings = settings or Settings()
-    app = FastAPI(
+    app = Service(
         title="{{ cookiecutter.project_name | quoted }}",
         description="{{ cookiecutter.description | quoted }}",
         version="0.1.0",
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
-        # A redirect to the path with a slash would name the wrong scheme and host behind a proxy.
-        redirect_slashes=False,
+        lifespan=lifespan,
         responses=errors.RESPONSES,
+        exception_handlers=errors.HANDLERS,
     )
-    errors.install(app)
-    # {% if cookiecutter.database != "none" %}
-    install_database(app, settings)
-    # {% endif %}
-    # FastAPI's own limit would be outside of it, and answer in plain text.
-    app.add_middleware(RequestMiddleware, max_body_size=settings.max_body_size)
-    app.include_router(router)
-    app.include_router(health.router)
+    app.state.settings = settings
+    app.add_api_route("/", read_root, tags=["root"])
     app.include_router(items.router)
+    app.include_router(health.router)
     return app
 
 
-logs.configure(Settings().log_level)
-app = create_app()
+settings = Settings()
+logs.configure(settings.log_level.upper(), settings.log_format)
+app = create_app(settings)

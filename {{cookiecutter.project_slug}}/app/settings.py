@@ -26,13 +26,16 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
+    def _in_small_letters(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least serious level that is logged; DEBUG adds the health checks' requests."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least serious level that is logged; at debug, libraries still log INFO and above."""
+
+    log_format: Literal["json", "console"] | None = None
+    """Format of the log: json or console; by default console on a terminal, else json."""
 
     docs: bool = True
     """Whether /docs and /openapi.json are served."""

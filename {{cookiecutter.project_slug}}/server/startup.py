@@ -20,6 +20,14 @@ RETRY = 2
 shared = mmap.mmap(-1, 1024)
 STARTED, DRAINING, REASON = 0, 1, 2
 
+# Of the server's own answers; the service sets the headers of its answers itself.
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-type", b"application/json"),
+]
+
 
 class JSONFormatter(logging.Formatter):
     """Format what is logged before the service configures its own logging."""
@@ -95,7 +103,7 @@ class Gate:
             live = path == "/livez"
             body = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})
             start = {"type": "http.response.start", "status": 200 if live else 503}
-            await send(start | {"headers": [(b"content-type", b"application/json")]})
+            await send(start | {"headers": HEADERS})
             await send({"type": "http.response.body", "body": body.encode()})
 
     async def lifespan(self, scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -16,13 +16,6 @@ from server.shutdown import Server
 
 log = logging.getLogger("server.worker")
 
-# On every answer, those of the server itself too.
-HEADERS = [
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("referrer-policy", "no-referrer"),
-]
-
 
 class Worker(gunicorn.workers.base.Worker):
     """Serve with uvicorn in a process that gunicorn forks."""
@@ -39,7 +32,6 @@ class Worker(gunicorn.workers.base.Worker):
             log_config=None,
             access_log=False,
             server_header=False,
-            headers=HEADERS,
             root_path=settings.root_path,
             forwarded_allow_ips=settings.forwarded_allow_ips,
             timeout_keep_alive=settings.keep_alive,

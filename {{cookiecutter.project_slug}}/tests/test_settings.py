@@ -1,11 +1,14 @@
 """Every environment variable: read, checked, and described where people look."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
+from app.main import create_app
 from app.settings import Settings
 from server.settings import ServerSettings
 
@@ -27,6 +30,38 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().docs = False  # type: ignore[misc]
+
+
+class ShopSettings(Settings):
+    """What an owner may add."""
+
+    currencies: list[str]
+    rates: dict[str, float]
+    tags: set[str]
+    key: bytes
+    patience: timedelta
+
+
+def test_a_setting_may_have_any_type(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CURRENCIES": '["EUR"]',
+        "RATES": '{"EUR": 1.5}',
+        "TAGS": '["a", "a"]',
+        "KEY": "s3cr3t",
+        "PATIENCE": "PT5S",
+    }.items():
+        monkeypatch.setenv(name, value)
+    shop = ShopSettings(**dict(settings))
+    assert (shop.currencies, shop.rates, shop.tags) == (["EUR"], {"EUR": 1.5}, {"a"})
+    assert (shop.key, shop.patience) == (b"s3cr3t", timedelta(seconds=5))
+    with TestClient(create_app(shop)) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["Warning", "WARNING", "warning"])
+def test_the_level_may_be_written_in_any_case(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", value)
+    assert Settings().log_level == "warning"
 
 
 @pytest.mark.parametrize(
