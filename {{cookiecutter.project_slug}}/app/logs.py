@@ -7,9 +7,11 @@ import os
 import select
 import sys
 import threading
+import time
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +37,17 @@ def extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in STANDARD}
 
 
+@lru_cache(1)
+def _utc(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+
+
+def utc(seconds: float) -> str:
+    """Return a time in milliseconds; its date and second are formatted once for all lines of it."""
+    second, fraction = divmod(seconds, 1)
+    return f"{_utc(second)}.{int(fraction * 1000):03}+00:00"
+
+
 class JSONFormatter(logging.Formatter):
     """Format a record as one line of ASCII JSON, which nothing in it can break."""
 
@@ -45,7 +58,7 @@ class JSONFormatter(logging.Formatter):
         except Exception as error:  # a wrong call, which must not cost the line
             message = f"{record.msg!r} % {record.args!r}: {error}"
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": utc(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": message,
@@ -145,9 +158,8 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
     message, duration = f"{method} {route or '(no route)'} {status}", round(seconds * 1000, 3)
     direct = isinstance(stdout.formatter, JSONFormatter) and logging.root.handlers == [stdout]
     if direct and not (requests.handlers or requests.filters or stdout.filters):
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = (
-            f'"time": "{time}", "level": "{logging.getLevelName(level)}", '
+            f'"time": "{utc(time.time())}", "level": "{logging.getLevelName(level)}", '
             f'"logger": "{requests.name}", "message": {encode(message)}, '
             f'"request_id": "{request_id.get()}", "method": {encode(method)}, '
             f'"route": {encode(route)}, "path": {encode(path)}, "status": {status}, '
