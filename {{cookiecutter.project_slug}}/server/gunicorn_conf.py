@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from server import cpus, startup
 from server.settings import ServerSettings
@@ -22,6 +24,7 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         # The service is imported once, before the workers are forked: half the memory and time.
         "preload_app": True,
         "pre_fork": lambda _, __: gc.freeze(),
+        "child_exit": end_before_the_first_start,
         "on_exit": lambda _: startup.log_failure(),
         # Stopping workers send no heartbeat, so this must exceed the graceful timeout.
         "timeout": max(settings.worker_timeout, 2 * settings.graceful_timeout),
@@ -36,6 +39,13 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         "errorlog": None,
         "loglevel": logging.getLevelName(logging.root.level).lower(),
     }
+
+
+def end_before_the_first_start(arbiter: Arbiter, worker: Worker) -> None:
+    """End the service if a worker dies and none has ever started; gunicorn would try for ever."""
+    if arbiter.LISTENERS and not startup.shared[startup.STARTED]:
+        startup.fail(f"worker {worker.pid} died while it started")
+        raise HaltServer("A worker died while it started.", Arbiter.WORKER_BOOT_ERROR)
 
 
 class Application(BaseApplication):

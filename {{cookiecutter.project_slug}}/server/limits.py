@@ -147,6 +147,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
             "content-type: application/json\r\nx-content-type-options: nosniff\r\n"
+            "x-frame-options: DENY\r\nreferrer-policy: no-referrer\r\n"
             f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
         self.transport.close()

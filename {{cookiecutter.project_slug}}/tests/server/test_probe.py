@@ -28,13 +28,15 @@ def ask(answer: bytes, linger: bool = False) -> int:
             thread.join()
 
 
-@pytest.mark.parametrize("status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content"])
-def test_success_is_healthy(status: bytes) -> None:
+@pytest.mark.parametrize(
+    "status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content", b"HTTP/1.1 307 x", b"HTTP/1.1 401 x"]
+)
+def test_an_answer_is_healthy(status: bytes) -> None:
     assert ask(status + b"\r\n\r\n") == 0
 
 
 @pytest.mark.parametrize(
-    "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 404 ", b"HTTP/1.1 307 ", b"220 ", b""]
+    "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 2", b"220 ", b""]
 )
 def test_anything_else_is_not(status: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(status) == 1

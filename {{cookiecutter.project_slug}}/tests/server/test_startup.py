@@ -1,6 +1,7 @@
 """How the service starts, fails to start, and starts again in a worker that replaces another one."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_a_lifespan_that_fails_ends_it_with_the_reason(
     assert status == 3
     assert messages[-1] == f"cannot start: {reason}"
     assert len([message for message in messages if "Booting worker" in message]) <= int(workers)
+
+
+def test_a_worker_that_dies_while_it_starts_ends_the_service() -> None:
+    for code in "os._exit(1)", "os.kill(os.getpid(), 9)":
+        status, messages = ended(START=code, WORKERS="2")
+        assert status == 3
+        assert re.fullmatch(r"cannot start: worker \d+ died while it started", messages[-1])
 
 
 @pytest.mark.slow
