@@ -84,6 +84,33 @@ def test_it_works_and_may_be_idle_for_longer_than_a_slow_client(service: Path) -
         asyncio.run(talk(address))
 
 
+def test_nothing_behind_the_handshake_is_taken_for_a_request(service: Path) -> None:
+    handshake = (
+        b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    hidden = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(service) as (address, _):
+        port = int(address.split(":")[2].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+            client.sendall(handshake.ljust(4096, b"j") + hidden)
+            received = b""
+            with contextlib.suppress(TimeoutError):
+                while data := client.recv(65536):
+                    received += data
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_an_earlier_answer_comes_first(service: Path) -> None:
+    offer = b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    with serving(service) as (address, _):
+        port = int(address.split(":")[2].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + offer)
+            time.sleep(0.5)
+            assert re.findall(rb"HTTP/1.1 (\d+)", client.recv(65536)) == [b"200", b"404"]
+
+
 def test_at_a_stop_it_is_closed_with_a_code_that_says_so(service: Path) -> None:
     async def talk(address: str, stop: contextlib.ExitStack) -> int:
         async with connect(address) as client:

@@ -38,8 +38,9 @@ def main() -> None:
         log.critical("cannot start: the service ended itself with status %s", error.code)
         sys.exit(1)
 
-    # gunicorn reads this when it is imported, and fails if it is no number.
-    os.environ.pop("WEB_CONCURRENCY", None)
+    # gunicorn reads this when it is imported, and fails if it is empty.
+    if settings.web_concurrency is None:
+        os.environ.pop("WEB_CONCURRENCY", None)
     from server.gunicorn_conf import Application
     from server.shutdown import Arbiter
 

@@ -24,7 +24,7 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         # The service is imported once, before the workers are forked: half the memory and time.
         "preload_app": True,
         "pre_fork": lambda _, __: gc.freeze(),
-        "child_exit": end_before_the_first_start,
+        "child_exit": forget_worker,
         "on_exit": lambda _: startup.log_failure(),
         # Stopping workers send no heartbeat, so this must exceed the graceful timeout.
         "timeout": max(settings.worker_timeout, 2 * settings.graceful_timeout),
@@ -41,11 +41,12 @@ def options(settings: ServerSettings) -> dict[str, Any]:
     }
 
 
-def end_before_the_first_start(arbiter: Arbiter, worker: Worker) -> None:
-    """End the service if a worker dies and none has ever started; gunicorn would try for ever."""
+def forget_worker(arbiter: Arbiter, worker: Worker) -> None:
+    """End the service if no worker has ever started; gunicorn would start new ones for ever."""
+    startup.shared[startup.SLOTS + worker.age % 256] = 0
     if arbiter.LISTENERS and not startup.shared[startup.STARTED]:
         startup.fail(f"worker {worker.pid} died while it started")
-        raise HaltServer("A worker died while it started.", Arbiter.WORKER_BOOT_ERROR)
+        raise HaltServer("A worker died while it started.", startup.FAILED)
 
 
 class Application(BaseApplication):

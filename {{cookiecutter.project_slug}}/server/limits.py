@@ -5,15 +5,16 @@ import logging
 from http import HTTPStatus
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 log = logging.getLogger("server.limits")
 
 # Bytes of a request's line and headers together, and of its trailers; httptools has no limit.
 MAX_HEAD = 32_768
 MAX_HEADERS = 100
-# Requests that wait for the answer to the one before.
+# Requests that wait for the answer to the one before, and bytes of the body of one that waits.
 MAX_WAITING = 500
+MAX_WAITING_BODY = 1_048_576
 # Bytes that are parsed before the limits are checked again.
 PART = 4096
 # Seconds in which an idle connection may still bring a request when the worker stops.
@@ -28,14 +29,18 @@ class Protocol(HttpToolsProtocol):
 
     # Whether a head has ended, but not the request's body and trailers.
     in_body = False
+    # Whether the connection is a WebSocket's now.
+    upgraded = False
     # Bytes since the last head, part of a body, or end of a request.
     unparsed = 0
     # Since when the client has to send something, in the event loop's seconds; 0 if it has not.
     waiting_since = 0.0
     # Status and reason, once the client has sent what is refused; the rest is not read.
     refusal: tuple[int, str] | None = None
-    # Whether the parser reads a head that this class has written; see `resume_after_upgrade`.
+    # Whether the parser reads a head that this class has written; see `parse`.
     repeating = False
+    # Requests without a complete answer, and perhaps some that have one.
+    cycles: tuple[RequestResponseCycle, ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -46,7 +51,7 @@ class Protocol(HttpToolsProtocol):
         """Parse what the client sent, and refuse it at the first limit or error."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), PART):
-            if self.refusal or self.transport.is_closing():
+            if self.refusal or self.transport.is_closing() or self.upgraded:
                 return
             part = data[start : start + PART]
             self.unparsed += len(part)
@@ -55,9 +60,12 @@ class Protocol(HttpToolsProtocol):
                     part = self.parse(part)
             except httptools.HttpParserError:
                 self.refuse(*(self.refusal or (400, "Invalid HTTP request")))
+                return
             if self.unparsed > MAX_HEAD + PART or len(self.headers or ()) > MAX_HEADERS:
                 self.refuse(431, "Request header fields too large")
-            elif len(self.pipeline) > MAX_WAITING:
+            elif len(self.pipeline) > MAX_WAITING or (
+                self.pipeline and len(self.cycle.body) > MAX_WAITING_BODY
+            ):
                 self.refuse(429, "Too many requests without an answer")
 
     def parse(self, part: bytes) -> bytes:
@@ -72,6 +80,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
+                self.upgraded = True
                 return b""
             rest = part[upgrade.args[0] :]
         lengths = (b"content-length", b"transfer-encoding")
@@ -84,6 +93,10 @@ class Protocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
         return b"".join([b"POST / HTTP/1.1\r\n", *lines, b"\r\n", rest])
 
+    def _should_upgrade(self) -> bool:
+        """Ignore an offer of a WebSocket, too, while earlier answers are missing or at a stop."""
+        return self.answered and not self.stopping and super()._should_upgrade()
+
     def on_headers_complete(self) -> None:
         """End the head; refuse it if it is too large or has no host (RFC 9112, 3.2)."""
         if self.repeating:
@@ -94,7 +107,9 @@ class Protocol(HttpToolsProtocol):
             hosts += name == b"host"
             size += len(name) + len(value) + 4
             if value.endswith((b" ", b"\t")):  # httptools leaves them (RFC 9110, 5.5)
-                self.headers[index] = (name, value.rstrip(b" \t"))
+                value = value.rstrip(b" \t")
+                self.headers[index] = (name, value)
+                self.expect_100_continue |= (name, value.lower()) == (b"expect", b"100-continue")
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             self.refusal = (431, "Request header fields too large")
         elif hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
@@ -108,6 +123,7 @@ class Protocol(HttpToolsProtocol):
         self.in_body, self.unparsed, self.waiting_since = True, 0, 0.0
         if not (self.parser.should_upgrade() and self._should_upgrade()):
             self.headers = []  # trailers must not become headers
+            self.cycles = (*(c for c in self.cycles if not c.response_complete), self.cycle)
             # After an early answer to Expect, the client may send the body or not.
             self.cycle.keep_alive &= not (self.stopping or self.expect_100_continue)
 
@@ -135,10 +151,20 @@ class Protocol(HttpToolsProtocol):
             seconds, self.timeout_keep_alive_handler
         )
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the idle connection, but not while the client still takes an answer."""
+        if self.transport.get_write_buffer_size():
+            self.close_after(self.timeout_keep_alive)
+        else:
+            super().timeout_keep_alive_handler()
+
     def refuse(self, status: int, detail: str) -> None:
         """Answer with an error and close the connection; earlier requests get their answers first."""
         self.refusal = (status, detail)
         log.warning("refused %s: %s", self.client, detail)
+        if self.in_body and self.cycle.response_complete:
+            self.transport.close()
+            return
         if not self.answered and (not self.in_body or self.pipeline or self.cycle.response_started):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
@@ -172,6 +198,9 @@ class Protocol(HttpToolsProtocol):
         """Forget the connection; log it if the kernel has dropped it."""
         if isinstance(exc, TimeoutError):
             log.info("dropped %s: it took nothing for WRITE_TIMEOUT", self.client)
+        for cycle in self.cycles:  # uvicorn tells only the last one
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

@@ -1,13 +1,16 @@
 """Every environment variable that the server reads, typed and frozen."""
 
 from ipaddress import IPv4Address, ip_network
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, IPvAnyAddress, NonNegativeInt, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The service, as a module and the name of the ASGI application in it.
 SERVICE = "app.main:app"
+
+
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 
 class ServerSettings(BaseSettings):
@@ -42,10 +45,10 @@ class ServerSettings(BaseSettings):
     web_concurrency: PositiveInt | None = None
     """Worker processes, as hosting platforms set it; overrides `WORKERS`."""
 
-    start_timeout: PositiveInt = 180
+    start_timeout: Seconds = 180
     """Seconds that the service may take to start; then the container ends."""
 
-    worker_timeout: PositiveInt = 30
+    worker_timeout: Seconds = 30
     """Seconds after which a worker whose event loop is blocked is replaced."""
 
     max_requests: NonNegativeInt = 0
@@ -54,20 +57,20 @@ class ServerSettings(BaseSettings):
     forwarded_allow_ips: str = "127.0.0.1,::1"
     """Proxies whose X-Forwarded-For and -Proto are believed: addresses or networks, by commas."""
 
-    root_path: str = Field("", pattern="^(/.*[^/])?$")
+    root_path: str = Field("", pattern="^(/[!-~]*[!-.0-~])?$")
     """Path prefix that a proxy strips before it passes a request on, such as /shop."""
 
-    keep_alive: PositiveInt = 75
+    keep_alive: Seconds = 75
     """Seconds that an idle connection is kept; longer than the load balancer's own idle time."""
 
-    read_timeout: PositiveInt = 20
+    read_timeout: Seconds = 20
     """Seconds that a client may take to send a request's head, and each part of its body."""
 
-    write_timeout: PositiveInt = 300
-    """Seconds after which a client that takes nothing of its answer is dropped."""
+    write_timeout: Seconds = 300
+    """Seconds after which a client that takes nothing of its answer is dropped; minutes, not seconds."""
 
-    drain: NonNegativeInt = 0
+    drain: int = Field(0, ge=0, le=86_400)
     """Seconds that a stop waits, with `/readyz` at 503, while load balancers send elsewhere."""
 
-    graceful_timeout: PositiveInt = 6
+    graceful_timeout: Seconds = 6
     """Seconds that running requests get to finish at a stop; then they are cancelled."""

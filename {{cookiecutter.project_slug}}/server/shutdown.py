@@ -51,6 +51,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):
         startup.shared[startup.DRAINING] = 1
         end = time.monotonic() + self.app.settings.drain
         while time.monotonic() < end:
+            self.murder_workers()
             self.reap_workers()
             self.manage_workers()
             if {signal.SIGINT, signal.SIGQUIT}.intersection(self.wait_for_signals(timeout=0.1)):

@@ -16,9 +16,11 @@ log = logging.getLogger("server.startup")
 # Seconds after which a replaced worker that could not start is replaced again.
 RETRY = 2
 # Shared by the master and its workers: whether a worker has ever started, whether the service drains,
-# and why it could not start.
+# why it could not start, and a byte for each worker that serves.
 shared = mmap.mmap(-1, 1024)
-STARTED, DRAINING, REASON = 0, 1, 2
+STARTED, DRAINING, REASON, SLOTS = 0, 1, 2, 768
+# The exit status of a worker after which gunicorn ends.
+FAILED = 3
 
 # Of the server's own answers; the service sets the headers of its answers itself.
 HEADERS = [
@@ -58,7 +60,7 @@ def limit(seconds: int) -> None:
     def end(_: int, __: object) -> None:
         fail(f"the start took longer than START_TIMEOUT, {seconds} s")
         logging.shutdown()
-        os._exit(1 if shared[STARTED] else 3)  # 1: gunicorn replaces the worker; 3: it ends
+        os._exit(1 if shared[STARTED] else FAILED)
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
@@ -68,21 +70,25 @@ def fail(reason: str) -> None:
     """Log why the service cannot start; keep the reason for `log_failure`."""
     log.critical("cannot start: %s", reason)
     if not shared[STARTED]:
-        shared[REASON:] = reason.encode(errors="replace")[:1000].ljust(1024 - REASON, b"\0")
+        size = SLOTS - REASON
+        shared[REASON:SLOTS] = reason.encode(errors="replace")[:size].ljust(size, b"\0")
 
 
 def log_failure() -> None:
     """Log at the end, where people look first, why the service could not start, if that is so."""
-    if reason := shared[REASON:].rstrip(b"\0").decode(errors="replace"):
+    if reason := shared[REASON:SLOTS].rstrip(b"\0").decode(errors="replace"):
         log.critical("cannot start: %s", reason)
 
 
 class Gate:
     """The ASGI application that uvicorn serves: the service, once it has started.
 
-    If the first start fails, the container ends. If a worker that replaces another one cannot start,
-    it answers 200 to `/livez` and 503 to everything else, and is soon replaced.
+    If the first start fails, the container ends. A worker that replaces another one and cannot start
+    is soon replaced again. Where no other worker serves, it answers 200 to `/livez` and 503 to
+    everything else meanwhile.
     """
+
+    slot = SLOTS
 
     def __init__(self, service: Callable[..., Any], start_timeout: int) -> None:
         self.service = service
@@ -101,33 +107,51 @@ class Gate:
             await send({"type": "websocket.close", "code": 1013})
         else:
             live = path == "/livez"
-            body = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})
+            text = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})
+            headers = [*HEADERS, (b"content-length", b"%d" % len(text))]
             start = {"type": "http.response.start", "status": 200 if live else 503}
-            await send(start | {"headers": HEADERS})
-            await send({"type": "http.response.body", "body": body.encode()})
+            await send(start | {"headers": headers})
+            await send({"type": "http.response.body", "body": text.encode()})
 
     async def lifespan(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the service's lifespan; its start may take as long as the time limit."""
+        early = False
 
         async def note(message: dict[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
                 limit(0)
                 self.open = True
-                shared[STARTED] = 1
-            if self.open:
+                shared[STARTED] = shared[self.slot] = 1
+            if self.open and not (early and message["type"] == "lifespan.startup.complete"):
                 await send(message)
 
         limit(self.start_timeout)
+        service = asyncio.create_task(self.run_service(scope, receive, note))
+        while shared[STARTED] and not (early or self.open or service.done()):
+            await asyncio.wait({service}, timeout=0.1)
+            if not self.open and not any(shared[SLOTS:]):
+                early = True
+                await send({"type": "lifespan.startup.complete"})
         try:
-            await self.service(scope, receive, note)
-        except BaseException as error:
+            await service
+        except Exception as error:
             limit(0)
             if not self.open:
                 fail(f"{type(error).__name__}: {error}")
             if self.open or not shared[STARTED]:
                 raise  # uvicorn logs it, with its traceback
-            loop = asyncio.get_running_loop()
-            loop.call_later(RETRY, signal.raise_signal, signal.SIGTERM)
-            await send({"type": "lifespan.startup.complete"})
+            if not early:
+                await asyncio.sleep(RETRY)
+                os._exit(1)
+            asyncio.get_running_loop().call_later(RETRY, signal.raise_signal, signal.SIGTERM)
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
+
+    async def run_service(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Run the service's lifespan; make an exit and a missing start errors like any other."""
+        try:
+            await self.service(scope, receive, send)
+        except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+            raise RuntimeError(f"{type(error).__name__} {error}") from error
+        if not self.open:
+            raise RuntimeError("the lifespan ended before the service had started")

@@ -11,6 +11,7 @@ from types import FrameType
 import gunicorn.workers.base
 import uvicorn
 
+from server import startup
 from server.limits import Protocol
 from server.shutdown import Server
 
@@ -19,6 +20,14 @@ log = logging.getLogger("server.worker")
 
 class Worker(gunicorn.workers.base.Worker):
     """Serve with uvicorn in a process that gunicorn forks."""
+
+    def init_process(self) -> None:
+        """Log an error that ends this process; gunicorn would print it as plain text."""
+        try:
+            super().init_process()
+        except Exception as error:
+            startup.fail(f"{type(error).__name__}: {error}")
+            sys.exit(startup.FAILED)
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -38,14 +47,16 @@ class Worker(gunicorn.workers.base.Worker):
             timeout_graceful_shutdown=settings.graceful_timeout,
             limit_max_requests=self.max_requests,
             callback_notify=self.tick,
-            timeout_notify=0,
+            # Each second, whatever the clock says.
+            timeout_notify=-sys.maxsize,
         )
         self.server = Server(config)
         signal.signal(signal.SIGQUIT, self.handle_quit)
+        self.wsgi.slot = startup.SLOTS + self.age % 256
         sockets = [listener.sock for listener in self.sockets]
-        if sys.platform == "linux":
-            # The kernel ends a connection whose client takes nothing for that long.
-            for listener in sockets:
+        for listener in sockets:
+            if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
+                # The kernel ends a connection whose client takes nothing for that long.
                 limit = settings.write_timeout * 1000
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
         self.server.run(sockets=sockets)
@@ -60,7 +71,9 @@ class Worker(gunicorn.workers.base.Worker):
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Stop at once; gunicorn's own handler raises SystemExit wherever the code is."""
-        self.server.should_exit = self.server.force_exit = True
+        self.server.force_exit = self.server.should_exit
+        self.server.should_exit = True
+        self.server.config.timeout_graceful_shutdown = 0
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """End, and log where the event loop is blocked."""

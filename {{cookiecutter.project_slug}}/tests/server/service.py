@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, WebSocket
-from starlette.responses import JSONResponse, Response
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 
 @asynccontextmanager
@@ -60,18 +60,39 @@ async def echo(request: Request, wait: float = 0) -> Response:
     )
 
 
+@app.get("/poll")
+async def poll(request: Request) -> int:
+    """Ask for three seconds whether the client is still there; return the number of streams."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end and not await request.is_disconnected():
+        await asyncio.sleep(0.001)
+    return len(streams)
+
+
+streams: set[int] = set()
+
+
+@app.get("/stream")
+async def stream() -> StreamingResponse:
+    """Send a line each 0.1 s, for ever."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        number = len(streams)
+        streams.add(number)
+        try:
+            while True:
+                yield b"line\n"
+                await asyncio.sleep(0.1)
+        finally:
+            streams.discard(number)
+
+    return StreamingResponse(lines())
+
+
 @app.post("/early")
 async def early() -> Response:
     """Answer without reading the body."""
     return Response(status_code=404)
-
-
-@app.websocket("/ws")
-async def websocket(socket: WebSocket) -> None:
-    """Return what is sent."""
-    await socket.accept()
-    while True:
-        await socket.send_text(await socket.receive_text())
 
 
 def available(name: str) -> None:

@@ -88,6 +88,14 @@ def test_the_time_for_a_body_begins_when_the_client_is_asked(server: Process) ->
     assert b"connection: close" in received
 
 
+@pytest.mark.parametrize("blank", [b"", b" ", b"\t"])
+def test_a_client_that_waits_is_asked_for_the_body(blank: bytes, server: Process) -> None:
+    head = POST + b"Content-Length: 2\r\nExpect: 100-continue" + blank + b"\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(head)
+        assert answer(connection).startswith(b"HTTP/1.1 100 ")
+
+
 @pytest.mark.slow
 def test_a_slow_but_steady_reader_gets_everything(server: Process) -> None:
     count = 8_000_000
@@ -197,6 +205,36 @@ def test_an_idle_connection_costs_little(server: Process) -> None:
     assert (memory[1] - memory[0]) / 100 < 20
 
 
+@pytest.mark.slow
+def test_the_body_of_a_request_that_waits_is_limited(server: Process) -> None:
+    """The request before it asks again and again whether the client has gone."""
+    before = resident(server)
+    poll = b"GET /poll HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = POST + b"Content-Length: 200000000\r\n\r\n"
+    assert dropped(server, poll + head, b"x" * 200, times=1_000_000, pause=0)
+    assert resident(server) < before + 10_000
+
+
+@pytest.mark.slow
+def test_every_request_of_a_client_that_leaves_is_told_so(server: Process) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+        connection.recv(100)
+    received = server.exchange(b"GET /poll HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert received.endswith(b"\r\n\r\n0")
+
+
+@pytest.mark.slow
+def test_an_answer_is_taken_before_the_connection_counts_as_idle() -> None:
+    with serving(KEEP_ALIVE="1") as server, server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.sendall(b"GET /bytes?count=12000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(3)
+        assert len(answer(connection)) > 12_000_000
+        connection.sendall(GET)
+        assert answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 OFFER = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
@@ -254,6 +292,16 @@ def test_an_error_does_not_overtake_an_earlier_answer(server: Process) -> None:
 def test_a_broken_body_ends_its_request(server: Process) -> None:
     received = server.exchange(POST + CHUNKED + b"\r\nno number\r\n")
     assert statuses(received) == [400]
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"0\r\na: " + b"b" * 50_000])
+def test_a_request_gets_one_answer(broken: bytes, server: Process) -> None:
+    early = POST.replace(b"echo", b"early") + CHUNKED + b"\r\n"
+    with server.connect() as connection:
+        connection.sendall(early)
+        answer(connection)
+        connection.sendall(broken)
+        assert connection.recv(1) == b""
 
 
 def test_a_trailer_is_not_a_header(server: Process) -> None:

@@ -54,8 +54,8 @@ def test_an_import_that_fails_ends_it_with_the_reason(code: str, reason: str) ->
     ("code", "reason"),
     [
         (FAILING, "ConnectionError: the warehouse does not answer"),
-        ("raise SystemExit(0)", "SystemExit: 0"),
-        ("raise asyncio.CancelledError", "CancelledError: "),
+        ("raise SystemExit(0)", "RuntimeError: SystemExit 0"),
+        ("raise asyncio.CancelledError", "RuntimeError: CancelledError "),
         ("await asyncio.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
         ("time.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
     ],
@@ -117,6 +117,31 @@ def test_a_replaced_worker_waits_for_what_it_needs(way: str, workers: int, tmp_p
         begin = time.monotonic()
         wait_until(lambda: {server.status("/readyz") for _ in range(20)} == {200}, 5)
         assert time.monotonic() - begin < 5
+
+
+@pytest.mark.slow
+def test_a_replaced_worker_answers_while_it_waits_for_what_is_silent(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    start = f"Path({str(warehouse)!r}).exists() or await asyncio.sleep(5); available({str(warehouse)!r})"
+    with serving(START=start) as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            assert server.status("/livez") == 200
+            time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_takes_no_request_from_the_others(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    with serving(START=f"available({str(warehouse)!r})", WORKERS="2") as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.messages("cannot start: ConnectionError"))
+        assert {server.status("/") for _ in range(100)} == {200}
 
 
 @pytest.mark.slow
