@@ -268,9 +268,10 @@ def test_buildah_builds_the_same_from_the_same_folder(bake: Bake, tmp_path: Path
     try:
         pulled = buildah("pull", "--quiet", f"docker-archive:{tmp_path}/base.tar").split()[-1]
         buildah("tag", pulled, f"docker.io/library/{base}")
-        options = ("--isolation=chroot", "--pull-never", "--network=host", "--tag=ops-buildah")
-        buildah("build", *options, ".")
-        working = buildah("from", "--pull-never", "ops-buildah").split()[-1]
+        options = ("--isolation=chroot", "--pull-never", "--network=host", "--format=docker")
+        buildah("build", *options, "--tag=built", ".")
+        assert "server/probe.py" in buildah("inspect", "--type=image", "built")
+        working = buildah("from", "--pull-never", "built").split()[-1]
         srv = Path(buildah("mount", working).split()[-1]) / "srv"
         found = sorted(p.relative_to(srv).as_posix() for p in srv.rglob("*") if p.is_file())
         kept = [name for name in found if not name.endswith(".pyc")]
