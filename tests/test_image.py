@@ -306,7 +306,9 @@ def test_a_setting_without_a_default_is_not_needed_to_build(bake: Bake, tmp_path
     service = Service(tmp_path / "service", {})
     shutil.copytree(bake().path, service.path)
     settings = service.read("app/settings.py")
-    needed = settings.replace("    docs: bool = True\n", "    api_key: str\n\n    docs: bool = True\n")
+    needed = settings.replace(
+        "    docs: bool = True\n", "    api_key: str\n\n    docs: bool = True\n"
+    )
     assert needed != settings
     (service.path / "app/settings.py").write_text(needed)
     service.run("docker", "build", "--quiet", ".")

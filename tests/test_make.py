@@ -154,8 +154,9 @@ def test_compose_waits_for_a_start_of_a_minute(service: Service) -> None:
 
 
 def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: Path) -> None:
-    assert "[Dockerfile](Dockerfile), the port there and in [compose.yaml](compose.yaml), after" in (
-        service.read("README.md")
+    assert (
+        "[Dockerfile](Dockerfile), the port there and in [compose.yaml](compose.yaml), after"
+        in (service.read("README.md"))
     )
     copy = Service(tmp_path / "copy", {})
     shutil.copytree(service.path, copy.path)
@@ -170,7 +171,19 @@ def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: P
         copy.run("make", "rm", "YES=1")
 
 
-VALUES = ["pa$word", "pa$$word", "${HOME}", "$(id)", "`id`", "a b", "a #b", '"q"', "'q'", "it's", "a\\nb"]
+VALUES = [
+    "pa$word",
+    "pa$$word",
+    "${HOME}",
+    "$(id)",
+    "`id`",
+    "a b",
+    "a #b",
+    '"q"',
+    "'q'",
+    "it's",
+    "a\\nb",
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -288,7 +301,9 @@ def test_compose_syncs_changes_while_developing(service: Service) -> None:
     ) as watching:
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/health"), 60)
-            assert "10001" in docker("exec", "make-test-dev", "stat", "-c", "%u", "/data/service.db")
+            assert "10001" in docker(
+                "exec", "make-test-dev", "stat", "-c", "%u", "/data/service.db"
+            )
             time.sleep(2)
             main.write_text(original.replace("Hello from", "Changed by"))
             wait_until(

@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.conftest import Bake, Service, clean_environment
-from tests.containers import docker, require_docker, wait_until
+from tests.containers import require_docker, wait_until
 from tests.test_make import answers, fails, remove
 
 pytestmark = pytest.mark.docker
@@ -159,10 +159,8 @@ def test_services_side_by_side_use_their_own_databases(bake: Bake, tmp_path: Pat
         socket.socket() as local,
     ):
         local.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with suppress(OSError):  # it may be in use already, which will do
             local.bind(("127.0.0.1", 5432))
-        except OSError:
-            pass  # it is in use already, which will do
         add_column(other, "weight")
         for service in one, other:
             service.run("make", "migrate")
