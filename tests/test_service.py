@@ -359,11 +359,6 @@ def test_make_lock_writes_the_locks_that_are_there(
     assert [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")] == before
 
 
-def packages(lock: str) -> list[str]:
-    """List the names of the packages in a lock."""
-    return re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)
-
-
 @pytest.mark.slow
 def test_make_lock_gets_uv_where_there_is_none(bake: Bake, tmp_path: Path) -> None:
     """Debian's pip installs nothing outside a virtual environment."""
@@ -371,6 +366,6 @@ def test_make_lock_gets_uv_where_there_is_none(bake: Bake, tmp_path: Path) -> No
     shutil.copytree(bake().path, service.path)
     service.run(sys.executable, "-m", "venv", ".venv")
     before = service.read("requirements.txt")
-    (service.path / "requirements.txt").unlink()
-    service.run("make", "lock", "VENV=pyproject.toml", PATH="/usr/bin:/bin")
-    assert packages(service.read("requirements.txt")) == packages(before)
+    service.run("make", "lock", "VENV=.venv/pyvenv.cfg", PATH="/usr/bin:/bin")
+    assert service.read("requirements.txt") == before
+    assert (service.path / ".venv/bin/uv").exists()
