@@ -80,8 +80,8 @@ DEFECTS = [
     Defect(
         ".dockerignore lets everything in",
         f"{SERVICE}/.dockerignore",
-        "\n*\n",
-        "\n",
+        "**/*.*\n",
+        "",
         "-m docker tests/test_image.py -k no_secret",
     ),
     Defect(
@@ -115,8 +115,8 @@ DEFECTS = [
     Defect(
         "a short name without quotes in compose.yaml",
         f"{SERVICE}/compose.yaml",
-        'image: "{{ cookiecutter.project_slug }}"',
-        "image: {{ cookiecutter.project_slug }}",
+        'name: "{{ cookiecutter.project_slug }}"',
+        "name: {{ cookiecutter.project_slug }}",
         "-m slow tests/test_answers.py -k right_in_every_file",
     ),
     Defect(
@@ -136,7 +136,7 @@ DEFECTS = [
     Defect(
         "`make rm` without asking",
         f"{SERVICE}/Makefile",
-        "\t$(call ask,Stop and remove the container $(NAME)?)\n",
+        "\t$(call ask,Stop and remove the containers of $(NAME)?)\n",
         "",
         "tests/test_service.py -k asks_first",
     ),

@@ -195,8 +195,9 @@ errors.HANDLERS |= dict.fromkeys(
 async def connect(settings: Settings) -> AsyncIterator[State]:
     """Open the database, after the fork, and close it."""
     # {% if cookiecutter.database == "sqlite" %}
-    # In a thread, because Alembic runs a loop of its own.
-    await asyncio.to_thread(migrate, settings)
+    if settings.migrate_at_start:
+        # In a thread, because Alembic runs a loop of its own.
+        await asyncio.to_thread(migrate, settings)
     # {% endif %}
     engine = create_engine(settings)
     try:

@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     database_timeout: int = Field(4, ge=1)
     """Seconds that a request may use the database for; then it is answered with 503."""
     # {% endif %}
+    # {% if cookiecutter.database == "sqlite" %}
+
+    migrate_at_start: bool = True
+    """Whether a start brings the schema up to date."""
+    # {% endif %}
     # {% if cookiecutter.database == "postgresql" %}
 
     database_password: str = Field("", repr=False)
