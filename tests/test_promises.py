@@ -145,7 +145,7 @@ def address(started: Container) -> str:
 def test_1_hardened(user: str, image: str) -> None:
     begin = time.monotonic()
     with container(image, *HARDENED, "--user", user) as started:
-        started.wait_healthy(5)
+        started.wait_healthy(15)
         measure(1, "healthy after", time.monotonic() - begin, " s")
         for path in "/", ITEMS, "/health", "/livez", "/readyz", "/docs", "/openapi.json":
             assert started.request("GET", path).status_code == 200
