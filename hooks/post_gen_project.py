@@ -309,7 +309,7 @@ def main(context: dict[str, Any]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     for path in unwanted_paths(context):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for folder in filter(Path.is_dir, map(Path, INSTEAD)):
         shutil.copytree(folder, ".", dirs_exist_ok=True)
         shutil.rmtree(folder)

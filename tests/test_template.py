@@ -141,7 +141,7 @@ def test_a_package_has_one_version_in_all_locks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "packages"), [("none", 19), ("sqlite", 25), ("postgresql", 27)]
+    ("database", "packages"), [("none", 19), ("sqlite", 23), ("postgresql", 26)]
 )
 def test_the_image_gets_no_more_than_the_service_needs(
     database: str, packages: int, bake: Bake

@@ -37,10 +37,6 @@ def main() -> None:
 
     # Before gunicorn, which would print why it failed as plain text.
     import_module("app.main")
-    # {% if cookiecutter.database == "sqlite" %}
-    # Before the fork: once, and what it needs is shared.
-    import_module("app.database").migrate(Settings())
-    # {% endif %}
     from gunicorn.app.wsgiapp import run
     from gunicorn.errors import HaltServer
 

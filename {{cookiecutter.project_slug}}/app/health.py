@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 # {% if cookiecutter.database != "none" %}
 
-from app.database import Reachable
+from app.database import RequiresDatabase
 # {% endif %}
 
 router = APIRouter(tags=["health"])
@@ -38,7 +38,7 @@ async def live() -> Health:
 @router.get(
     "/readyz",
     # {% if cookiecutter.database != "none" %}
-    dependencies=[Reachable],
+    dependencies=[RequiresDatabase],
     # {% endif %}
 )
 async def ready() -> Health:

@@ -5,13 +5,16 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+# {% if cookiecutter.database != "none" %}
+from sqlalchemy import exc, make_url
+# {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 
 DATABASE_URL = "postgresql+psycopg://app@localhost/app"
 # {% endif %}
 # {% if cookiecutter.database == "sqlite" %}
 
-DATABASE_URL = "sqlite+aiosqlite:///service.db"
+DATABASE_URL = "sqlite:///service.db"
 # {% endif %}
 
 
@@ -36,7 +39,7 @@ class Settings(_Environment):
     """Bytes that a request's body may have; a larger one is answered with 413."""
     # {% if cookiecutter.database != "none" %}
 
-    database_url: str = Field(DATABASE_URL, repr=False, pattern=r"^\w+(\+\w+)?://")
+    database_url: str = Field(DATABASE_URL, repr=False)
     """Where the database is, as SQLAlchemy writes it; it may hold the password."""
 
     database_pool_size: PositiveInt = 5
@@ -44,24 +47,32 @@ class Settings(_Environment):
 
     database_timeout: PositiveInt = 4
     """Seconds that a request may use the database for; then it is answered with 503."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        # Errors of SQLAlchemy and of the driver would show what they take for the host or the port.
+        try:
+            backend = make_url(value).get_backend_name()
+        except (exc.ArgumentError, ValueError):
+            backend = ""
+        if backend not in {"sqlite", "postgres", "postgresql"} or value.count("@") > 1:
+            raise ValueError(
+                "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, with"
+                " %40 for an @ in the password"
+            )
+        return value
     # {% endif %}
     # {% if cookiecutter.database == "postgresql" %}
 
     database_password: str = Field("", repr=False)
     """Password for the database, if it is not in its URL."""
 
-    database_password_file: str = ""
+    database_password_file: str = Field("", repr=False)
     """File that holds the password instead, such as a Docker secret."""
 
     development: bool = False
     """Whether this is a developer's machine, where the sample password will do."""
-
-    @field_validator("database_url")
-    @classmethod
-    def _unambiguous(cls, value: str) -> str:
-        if value.count("@") > 1:  # a part of the password would be taken for the host, and logged
-            raise ValueError("more than one @: write %40 for one in the password")
-        return value
     # {% endif %}
 
 
