@@ -107,6 +107,7 @@ app/migrations/__init__.py
 app/migrations/env.py
 app/migrations/script.py.mako
 app/migrations/versions/0001_items.py
+app/threads.py
 tests/test_database.py
 """.split()
 

@@ -1,13 +1,13 @@
 """The database: engine, threads, `Database.read()` and `Database.write()`."""
 
+# {% if cookiecutter.database == "sqlite" %}
 import asyncio
+# {% endif %}
 import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from contextvars import copy_context
 from datetime import UTC, datetime
 from math import inf
 from time import monotonic
@@ -25,6 +25,7 @@ from app import migrations
 from app.postgresql import find_password, set_up_postgresql
 # {% endif %}
 from app.settings import Settings
+from app.threads import Threads
 
 log = logging.getLogger("app.database")
 P = ParamSpec("P")
@@ -154,11 +155,11 @@ class Database:
             settings, isolation_level="AUTOCOMMIT", pool_size=size + 2, max_overflow=0
         )
         self._begin = BEGIN[self._engine.dialect.name]
-        self._readers = self._writers = ThreadPoolExecutor(size, "database")
+        self._readers = self._writers = Threads(size, "database")
         if self._engine.dialect.name == "sqlite":
             # SQLite has one writer at a time. They take turns; racing for its lock, some would starve.
-            self._writers = ThreadPoolExecutor(1, "database-writer")
-        self._pinger = ThreadPoolExecutor(1, "database-ping")
+            self._writers = Threads(1, "database-writer")
+        self._pinger = Threads(1, "database-ping")
 
     @classmethod
     @asynccontextmanager
@@ -174,7 +175,7 @@ class Database:
             yield database
         finally:
             for threads in database._readers, database._writers, database._pinger:
-                threads.shutdown(cancel_futures=True)
+                threads.close()
             database._engine.dispose()
 
     async def read(
@@ -198,14 +199,14 @@ class Database:
 
     async def _call(
         self,
-        threads: Executor,
-        timeout: float,  # noqa: ASYNC109 - it reaches into the thread
+        threads: Threads,
+        seconds: float,
         writes: bool,
         function: Callable[Concatenate[Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        deadline = [monotonic() + timeout]
+        deadline = [monotonic() + seconds]
 
         def work() -> T:
             _work.deadline = deadline
@@ -224,16 +225,10 @@ class Database:
                     raise DatabaseUnavailable(str(error.orig)) from error
                 raise
 
-        call = copy_context().run
         try:
-            async with asyncio.timeout(timeout) as limit:
-                return await asyncio.get_running_loop().run_in_executor(threads, call, work)
-        except TimeoutError:
-            if limit.expired():
-                raise DatabaseUnavailable("too slow") from None
-            raise  # the function's own
+            return await threads.call(work, seconds, DatabaseUnavailable("too slow"))
         finally:
-            deadline[0] = 0
+            deadline[0] = 0  # what nobody waits for is ended
 
 
 async def _database(connection: HTTPConnection) -> Database:

@@ -252,8 +252,8 @@ def test_a_caller_that_leaves_ends_its_statement(settings: Settings) -> None:
 
 def test_waiting_for_a_thread_counts_and_ping_does_not_wait(settings: Settings) -> None:
     async def scenario() -> list[object]:
-        async with opened(settings, database_pool_size=1, database_timeout=2) as database:
-            calls = [database.read(run_endless), database.read(queries.by_id, 1)]
+        async with opened(settings, database_pool_size=1, database_timeout=1) as database:
+            calls = [database.read(lambda _: time.sleep(2)), database.read(queries.by_id, 1)]
             running = [asyncio.create_task(call) for call in calls]
             await asyncio.sleep(0.1)
             await database.ping()
