@@ -109,6 +109,7 @@ app/migrations/script.py.mako
 app/migrations/versions/0001_items.py
 app/threads.py
 tests/test_database.py
+tests/test_migrations.py
 """.split()
 
 OF_ITS_KIND = {

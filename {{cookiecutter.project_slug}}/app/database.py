@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from enum import Enum
 from math import inf
 from time import monotonic
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -43,20 +44,6 @@ SQLITE_UNAVAILABLE = {5, 6, 9, 10, 13, 14, 15}
 POSTGRESQL_UNAVAILABLE = ("08", "28", "40", "53", "57", "55P03")
 
 
-class Base(DeclarativeBase):
-    """Base class of every table; its constraints have names, so that migrations can change them."""
-
-    metadata = sa.MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-
-
 class UtcDateTime(sa.TypeDecorator[datetime]):
     """Column of aware datetimes in UTC, on SQLite too, which knows no time zones."""
 
@@ -72,6 +59,25 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Return a datetime in UTC."""
         return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
+
+
+class Base(DeclarativeBase):
+    """Base class of every table; its constraints have names, so that migrations can change them."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    # `Mapped[datetime]` is aware on both databases; an enum is text, which is easy to change.
+    type_annotation_map = {  # noqa: RUF012 - as SQLAlchemy declares it
+        datetime: UtcDateTime,
+        Enum: sa.Enum(Enum, native_enum=False, length=50),
+    }
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
