@@ -41,7 +41,7 @@ PING_TIMEOUT = 0.9
 # Busy, locked, interrupted, disk error, disk full, no such file, lost race for a lock.
 SQLITE_UNAVAILABLE = {5, 6, 9, 10, 13, 14, 15}
 # Not connected, refused, deadlock, out of resources, cancelled or shut down; lock not available.
-POSTGRESQL_UNAVAILABLE = ("08", "28", "40", "53", "57", "55P03")
+POSTGRESQL_UNAVAILABLE = ("0800", "28", "40", "53", "57", "55P03")
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):

@@ -65,6 +65,8 @@ def set_up_postgresql(
         arguments, options = args[2:]
         left = min(seconds_left(), settings.database_timeout)
         options |= {"connect_timeout": max(2, ceil(left)), "cursor_factory": LimitedCursor}
+        if not settings.database_prepare:
+            options["prepare_threshold"] = None
         return LimitedConnection.connect(*arguments, **options)
 
     event.listen(engine, "do_connect", connect)

@@ -71,6 +71,9 @@ class Settings(_Environment):
     database_password_file: str = Field("", repr=False)
     """File that holds the password instead, such as a Docker secret."""
 
+    database_prepare: bool = True
+    """Whether the server keeps prepared statements; false behind PgBouncer in transaction mode."""
+
     development: bool = False
     """Whether this is a developer's machine, where the sample password will do."""
     # {% endif %}

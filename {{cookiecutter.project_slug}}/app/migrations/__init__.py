@@ -27,7 +27,7 @@ log = logging.getLogger("app.migrations")
 FOLDER = Path(__file__).parent
 NEWER = "a newer version of the service has changed the schema; it is left as it is"
 # Any number will do; it names the lock.
-LOCK = text("SELECT pg_try_advisory_lock(20240101)")
+LOCK = text("SELECT pg_try_advisory_xact_lock(20240101)")
 
 
 def revisions() -> tuple[set[str], set[str]]:
@@ -76,10 +76,10 @@ def connect(settings: Settings) -> Iterator[Connection]:
     # {% endif %}
 
     engine = database.create_engine(settings, poolclass=NullPool)
-    with engine.connect() as connection:
+    with engine.connect() as lock, engine.connect() as connection:
         # Asked for again and again: a statement that waits would hold up CREATE INDEX CONCURRENTLY.
-        while not connection.scalar(LOCK):
-            connection.rollback()
+        while not lock.scalar(LOCK):
+            lock.rollback()
             time.sleep(0.2)
         yield connection
 
