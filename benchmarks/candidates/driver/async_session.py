@@ -73,7 +73,9 @@ async def read_item(item_id: int, session: SessionDep) -> Item:
 
 
 @app.post("/items/", status_code=201)
-async def create_item(item: NewItem, session: SessionDep, response: Response) -> dict[str, str | Item]:
+async def create_item(
+    item: NewItem, session: SessionDep, response: Response
+) -> dict[str, str | Item]:
     """Keep a new item."""
     row = Row(name=item.name, price_cents=int(item.price * 100), is_offer=item.is_offer)
     session.add(row)
