@@ -1,10 +1,38 @@
-# What is measured, and how: docs/benchmarks.md. FULL=1 for the numbers that are published,
-# ARGS="--only starts" for a part; ARGS=--help lists the rest.
+# For maintainers; `make help` lists the targets. In a generated service, there is another Makefile.
 
-.PHONY: benchmark
-benchmark: .venv
-	.venv/bin/python -m benchmarks $(ARGS)
+PYTHON := .venv/bin/python
+# Answers for `make bake`: ANSWERS="project_name='Price List' port=9000"
+ANSWERS ?=
+# Of benchmarks: ARGS="--only starts" measures a part, ARGS=--help lists the rest, FULL=1 is what is published.
+ARGS ?=
 
-.venv:
-	python3 -m venv .venv && .venv/bin/pip install --quiet --requirement tests/requirements.txt \
-		|| { rm -rf .venv; exit 1; }
+.DEFAULT_GOAL := help
+.PHONY: help check fix test bake lock benchmark
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: tests/requirements.txt
+	python3 -m venv .venv && $(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
+	touch $@
+
+check: .venv/installed ## Look for faults, without changing anything
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+fix: .venv/installed ## Repair what can be repaired, and format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/test_hook.py
+	$(PYTHON) -m pytest $(ARGS)
+
+bake: .venv/installed ## Generate a service into ./build: ANSWERS="port=9000 database=none"
+	$(PYTHON) -m cookiecutter . --no-input --overwrite-if-exists --output-dir build create_venv=no $(ANSWERS)
+
+lock: .venv/installed ## Write the locks of the service and of the tests: ARGS=--upgrade takes the newest
+	$(PYTHON) scripts/lock.py $(ARGS)
+
+benchmark: .venv/installed ## Measure a service beside the guide's stack: ARGS=, FULL=1
+	$(PYTHON) -m benchmarks $(ARGS)

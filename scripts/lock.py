@@ -26,6 +26,13 @@ DEV = SERVICE / "requirements-dev.txt"
 TESTS = ROOT / "tests" / "requirements.txt"
 OLDEST_PYTHON = "3.11"
 CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+# The commands of the service's `make lock`. The locks name them, so that robots can repeat them.
+OPTIONS = f"--universal --python-version {OLDEST_PYTHON} --generate-hashes --no-build --no-annotate"
+COMMANDS = {
+    RUNTIME: f"uv pip compile {OPTIONS} --output-file requirements.txt pyproject.toml",
+    DEV: f"uv pip compile {OPTIONS} --output-file requirements-dev.txt"
+    " --constraint requirements.txt --group dev",
+}
 # Which answers need a package, and how a tag says so.
 CONDITIONS = {
     frozenset({"sqlite", "postgresql"}): 'cookiecutter.database != "none"',
@@ -51,7 +58,7 @@ def compile_lock(target: Path, work: Path, *arguments: str) -> None:
         cwd=work,
         env=os.environ
         | {
-            "UV_CUSTOM_COMPILE_COMMAND": "scripts/lock.py" if target == TESTS else "make lock",
+            "UV_CUSTOM_COMPILE_COMMAND": COMMANDS.get(target, "scripts/lock.py"),
             "UV_PYTHON_DOWNLOADS": "never",
         },
         check=True,

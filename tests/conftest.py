@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,33 @@ QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without the active virtual environment."""
     return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Read a folder: mode and bytes of every file and folder below it."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            stat.S_IMODE(path.lstat().st_mode),
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is true, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def commit(repository: Path) -> None:
+    """Commit all of a folder; make it a repository first, if it is none."""
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    commit = ["commit", "-q", "--allow-empty", "-m", "Change"]
+    for command in (["init", "-q"], ["add", "-A"], commit):
+        subprocess.run([*git, *command], cwd=repository, check=True)
 
 
 def lacking(reason: str) -> NoReturn:
@@ -77,8 +106,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Cookiecutter copies everything that it finds, caches and virtual environments included.
     """
     copy = tmp_path_factory.mktemp("repository") / "template"
-    left_behind = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis")
-    shutil.copytree(ROOT, copy, ignore=left_behind)
+    left_behind = ".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "build"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_behind))
     return copy
 
 

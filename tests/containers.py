@@ -113,6 +113,8 @@ def container(
     docker(
         "run",
         "--detach",
+        # Docker asks a new container every 5 s, which the tests need not wait for.
+        "--health-start-interval=1s",
         "--name",
         name,
         "--publish",

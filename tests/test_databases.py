@@ -13,7 +13,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -580,7 +579,6 @@ def own(bake: Bake, folder: Path, kind: str) -> Iterator[Service]:
         environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
         for command in "make rm YES=1", "docker compose down --volumes", "make rmi YES=1":
             subprocess.run(command.split(), cwd=service.path, env=environment)
-        docker("volume", "rm", "--force", f"own-{kind}-data")
 
 
 def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
@@ -869,86 +867,3 @@ def test_each_pair_of_answers_is_built_run_called_and_stopped(
             wait_until(lambda: len(worker_pids(started)) == answers["workers"], 10)
         assert started.stop() == 0
         assert {line["level"] for line in started.log()} == {"INFO"}
-
-
-# What DATABASE.md says ----------------------------------------------------------------------------
-
-
-def commands(service: Service, heading: str) -> list[str]:
-    """Return the commands below a heading of DATABASE.md."""
-    section = service.read("DATABASE.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    code = "".join(line[4:] for line in section.splitlines(True) if line.startswith("    "))
-    return code.replace("\\\n", "").splitlines()
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) -> None:
-    require_docker()
-    with own(bake, tmp_path, kind) as service:
-        backup, restore = commands(service, "Back up and restore")
-        service.run("make", "build", "run", **PORTS)
-        started = Container(f"own-{kind}", 18003)
-        started.wait_healthy()
-        for number in range(3):
-            create(started, f"Ünïcode {number}")
-        items = stored(started)
-        service.run("sh", "-c", backup, **PORTS)
-        create(started, "after the backup")
-
-        service.run("make", "stop")  # into what is there
-        service.run("sh", "-c", restore, **PORTS)
-        service.run("make", "start")
-        started.wait_healthy()
-        assert stored(started) == items
-
-        service.run("make", "rm", "YES=1")  # and into what is empty
-        service.run("docker", "compose", "down", "--volumes", **PORTS)
-        if kind == "sqlite":
-            docker("volume", "rm", f"own-{kind}-data")
-        else:
-            service.run("docker", "compose", "up", "--wait", "database", **PORTS)
-        service.run("sh", "-c", restore, **PORTS)
-        service.run("make", "run", **PORTS)
-        started.wait_healthy()
-        assert stored(started) == items
-        assert create(started, "Lamp")["item_id"] > items[-1]["item_id"]
-        if kind == "sqlite":
-            service.run("make", "rm", "YES=1")
-            options = (*HARDENED, f"--volume=own-{kind}-data:/data", "--user=1000670000:0")
-            with container(f"own-{kind}", *options, port=18003) as other:
-                other.wait_healthy()
-                create(other, "Lamp")
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_migration_is_written_and_run_as_documented(
-    kind: str, bake: Bake, tmp_path: Path
-) -> None:
-    require_docker()
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake(database=kind).path, service.path)
-    (service.path / ".venv").symlink_to(sys.prefix)
-    with ExitStack() as stack:
-        environment = {}
-        if kind == "postgresql":
-            server = stack.enter_context(postgresql_container())
-            place = server.container.url.removeprefix("http://")
-            environment["DATABASE_URL"] = f"postgresql://app:{server.password}@{place}/app"
-        write, run = commands(service, "Change the schema")
-        service.run("sh", "-c", run, **environment)
-        tables = service.read("app/items/tables.py")
-        column = "    colour: Mapped[str | None] = mapped_column(String(20))\n"
-        price = "    price_cents: Mapped[int] = mapped_column(BigInteger)\n"
-        another = "    created_at: Mapped[datetime] = mapped_column(server_default=func.now())\n"
-        tables = tables.replace(price, price + column + another)
-        tables = tables.replace("from sql", "from datetime import datetime\n\nfrom sql", 1)
-        tables = tables.replace("Integer, String\n", "Integer, String, func\n")
-        (service.path / "app/items/tables.py").write_text(tables)
-        service.run("sh", "-c", write, **environment)
-        service.run("sh", "-c", run, **environment)
-        assert len(list((service.path / "app/migrations/versions").glob("*.py"))) == 2
-        service.run("make", "check")
-        if kind == "postgresql":
-            environment["TEST_DATABASE_URL"] = environment["DATABASE_URL"]
-        told = service.python("-m", "pytest", "-q", "tests/test_database.py", **environment)
-        assert "skipped" not in told

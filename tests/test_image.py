@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Bake, Service
+from tests.conftest import Bake, Service, lacking
 from tests.containers import (
     HARDENED,
     Container,
@@ -96,7 +96,13 @@ def check_endpoints(running: Container) -> None:
 def cpus_of(running: Container) -> int:
     """Return how many CPUs the container sees."""
     return int(
-        docker("exec", running.name, "python", "-c", "import app.cpus; print(app.cpus.available())")
+        docker(
+            "exec",
+            running.name,
+            "python",
+            "-c",
+            "import server.cpus; print(server.cpus.available())",
+        )
     )
 
 
@@ -180,7 +186,7 @@ def test_it_runs_hardened_as_any_user(user: str, build: Build) -> None:
 
 def test_it_answers_requests_that_are_under_way_at_a_stop(build: Build) -> None:
     slow = "import app.main as m, asyncio\n@m.app.get('/slow')\nasync def slow() -> str:\n  await asyncio.sleep(4)\n  return 'done'\n"
-    script = f"import sys; sys.argv = ['app']\n{slow}\nimport app.__main__; app.__main__.main()"
+    script = f"{slow}\nimport server.__main__; server.__main__.main()"
     with container(build(), command=("python", "-c", script)) as running:
         running.wait_healthy()
         curl = subprocess.Popen(
@@ -241,6 +247,73 @@ def test_no_secret_test_or_cache_gets_in(bake: Bake, tmp_path: Path) -> None:
         docker("rmi", "--force", "template-test-secrets")
 
 
+def test_buildah_builds_the_same_from_the_same_folder(bake: Bake, tmp_path: Path) -> None:
+    """Buildah, and Podman with it, read .dockerignore in another way than Docker."""
+    require_docker()
+    if shutil.which("buildah") is None:
+        lacking("no buildah: apt install buildah")
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    for name in [*SECRETS, "app/items/deeper/__init__.py"]:
+        (service.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (service.path / name).write_text("# canary-7f3a")
+    storage = ("--storage-driver=vfs", f"--root={tmp_path}/root", f"--runroot={tmp_path}/run")
+
+    def buildah(*arguments: str) -> str:
+        # Docker's client and Buildah read the same variable, but not the same file.
+        return service.run("env", "-u", "DOCKER_CONFIG", "buildah", *storage, *arguments)
+
+    base = "python:3.14-slim-trixie"
+    docker("save", "--output", str(tmp_path / "base.tar"), base)
+    try:
+        pulled = buildah("pull", "--quiet", f"docker-archive:{tmp_path}/base.tar").split()[-1]
+        buildah("tag", pulled, f"docker.io/library/{base}")
+        options = ("--isolation=chroot", "--pull-never", "--network=host", "--format=docker")
+        buildah("build", *options, "--tag=built", ".")
+        assert "server/probe.py" in buildah("inspect", "--type=image", "built")
+        working = buildah("from", "--pull-never", "built").split()[-1]
+        srv = Path(buildah("mount", working).split()[-1]) / "srv"
+        found = sorted(p.relative_to(srv).as_posix() for p in srv.rglob("*") if p.is_file())
+        kept = [name for name in found if not name.endswith(".pyc")]
+        assert kept == sorted([*FILES_IN_IMAGE, "app/items/deeper/__init__.py"])
+    finally:
+        buildah("rm", "--all")
+        buildah("rmi", "--all", "--force")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("touch app/credentials", "app/credentials"),
+        ("rm -r app/items", "cannot import name 'items' from 'app'"),
+        ("echo '!app/items/routes.py' >>.dockerignore; rm app/items/routes.py", "app.items.routes"),
+        ("echo 'import missing_package' >>app/errors.py", "No module named 'missing_package'"),
+    ],
+)
+def test_what_cannot_start_is_not_built(
+    change: str, reason: str, bake: Bake, tmp_path: Path
+) -> None:
+    require_docker()
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    service.run("sh", "-c", change)
+    with pytest.raises(AssertionError, match=re.escape(reason)):
+        service.run("docker", "build", "--progress=plain", ".")
+
+
+def test_a_setting_without_a_default_is_not_needed_to_build(bake: Bake, tmp_path: Path) -> None:
+    require_docker()
+    service = Service(tmp_path / "service", {})
+    shutil.copytree(bake().path, service.path)
+    settings = service.read("app/settings.py")
+    needed = settings.replace(
+        "    docs: bool = True\n", "    api_key: str\n\n    docs: bool = True\n"
+    )
+    assert needed != settings
+    (service.path / "app/settings.py").write_text(needed)
+    service.run("docker", "build", "--quiet", ".")
+
+
 def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Build) -> None:
     def ours(script: str, *options: str) -> list[str]:
         return docker("run", "--rm", *options, build(), "sh", "-c", script).split()
@@ -263,13 +336,13 @@ def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Bu
 FILES_IN_IMAGE = [
     name
     for name in files({"database": "sqlite"})
-    if name.startswith(("app/", "gunicorn")) and name.endswith(".py")
+    if name.startswith(("app/", "server/")) and name.endswith(".py")
 ]
 
 
 def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None:
     script = (
-        "import app.main, gunicorn.app.wsgiapp, uvicorn_worker, os, sys;"
+        "import app.main, server.__main__, server.gunicorn_conf, server.shutdown, os, sys;"
         "print([m.__name__ for m in sys.modules.values() if getattr(m, '__cached__', None)"
         " and not os.path.exists(m.__cached__)])"
     )
@@ -307,6 +380,14 @@ def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path
     assert "Not reproducible" in done.stdout
 
 
+CHECK = (
+    "RUN find app server -type f ! -name '*.*' -print -exec false {} +"
+    "     && python -m compileall -q --invalidation-mode checked-hash app server"
+    """     && python -B -c "with __import__('contextlib').suppress(__import__('pydantic').ValidationError):"""
+    ' import app.main"'
+)
+
+
 def test_a_change_in_the_app_rebuilds_only_the_last_layers(
     bake: Bake, build: Build, tmp_path: Path
 ) -> None:
@@ -329,7 +410,7 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
     ]
     assert anew == [
         "COPY --chmod=755 app app",
-        "RUN python -m compileall -q --invalidation-mode checked-hash app",
+        CHECK,
     ]
 
 

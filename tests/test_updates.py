@@ -22,14 +22,22 @@ BIN = Path(sys.executable).parent
 
 Change = tuple[str, str, str]  # a file, what it says, what it is to say
 THEIRS: list[Change] = [
-    ("gunicorn.conf.py", "\nmax_requests = ", "\nbacklog = 512\nmax_requests = "),
+    (
+        "server/gunicorn_conf.py",
+        '        "max_requests": ',
+        '        "backlog": 512,\n        "max_requests": ',
+    ),
     ("Dockerfile", "--interval=10s", "--interval=15s"),
     ("README.md", "\n## Operate it\n", "\n## Operate it\n\nRead the manual.\n"),
     ("app/main.py", "put together: read this first.", "put together."),
     ("requirements.txt", "\nclick==", "\nclick==99."),
 ]
 OURS: list[Change] = [
-    ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
+    (
+        "app/main.py",
+        "import errors, health, items, logs",
+        "import errors, health, items, logs, orders",
+    ),
     ("app/main.py", "(items.router)\n", "(items.router)\n    app.include_router(orders.router)\n"),
     ("README.md", "The items are an example.", "Orders are kept for ever."),
     ("Dockerfile", "PORT=8000", "PORT=9999"),
@@ -263,7 +271,7 @@ def test_originals_that_were_never_committed_end_in_reject_files(in_git: bool, t
     team.update()
     assert leftovers(service) == ["Dockerfile.rej"]
     assert "--interval=60s" in (service / "Dockerfile").read_text()
-    assert "backlog" in (service / "gunicorn.conf.py").read_text()
+    assert "backlog" in (service / "server/gunicorn_conf.py").read_text()
 
 
 def test_the_document_s_commands_generate_update_and_change_dozens(team: Team) -> None:

@@ -3,7 +3,6 @@
 # {% if cookiecutter.database == "sqlite" %}
 import asyncio
 # {% endif %}
-import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,20 +14,19 @@ from time import monotonic
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
-from fastapi import Depends, Request, status
-from fastapi.responses import JSONResponse
+from fastapi import Depends, status
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.orm import DeclarativeBase
 from starlette.requests import HTTPConnection
 
 from app import migrations
+from app.errors import ServiceError
 # {% if cookiecutter.database == "postgresql" %}
 from app.postgresql import find_password, set_up_postgresql
 # {% endif %}
 from app.settings import Settings
 from app.threads import Threads
 
-log = logging.getLogger("app.database")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -80,15 +78,12 @@ class Base(DeclarativeBase):
     }
 
 
-class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
-    """The database cannot be reached, is too slow or is busy."""
+class DatabaseUnavailable(ServiceError):  # noqa: N818 - a state, not a mistake
+    """The database cannot be reached, is too slow or is busy; a write may have been kept."""
 
-
-async def answer_unavailable(_: Request, error: Exception) -> JSONResponse:
-    """Answer 503; a write may have been kept nevertheless."""
-    log.error("the database is not available: %s", error)
-    code = status.HTTP_503_SERVICE_UNAVAILABLE
-    return JSONResponse({"detail": "Service Unavailable"}, code, {"Retry-After": "1"})
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    code = "database_unavailable"
+    headers = {"Retry-After": "1"}  # noqa: RUF012 - never changed
 
 
 class _Work(threading.local):
@@ -172,7 +167,7 @@ class Database:
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
         """Open the database and close it at the end; raise an error if it cannot be used."""
         # {% if cookiecutter.database == "sqlite" %}
-        if settings.database_url.startswith("sqlite"):
+        if settings.migrate_at_start and settings.database_url.startswith("sqlite"):
             await asyncio.to_thread(migrations.upgrade, settings)
         # {% endif %}
         database = cls(settings)
@@ -228,7 +223,7 @@ class Database:
                         return result
             except exc.DBAPIError as error:
                 if _is_unavailable(error):
-                    raise DatabaseUnavailable(str(error.orig)) from error
+                    raise DatabaseUnavailable(str(error.orig)) from None
                 raise
 
         try:

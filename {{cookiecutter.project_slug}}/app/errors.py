@@ -1,19 +1,28 @@
 """One format for every error: `{"detail": ...}`, as FastAPI writes it."""
 
 import json
+import logging
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, status
+from fastapi import HTTPException, Request, Response, status
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from starlette.routing import Match
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+
+log = logging.getLogger(__name__)
 
 
 class Error(BaseModel):
-    """What went wrong, for people to read."""
+    """What went wrong: for people, and for programs where there is a code."""
 
     detail: str
+    code: str | None = None
 
 
 # What any endpoint may answer; FastAPI documents 422 where there is something to validate.
@@ -25,7 +34,62 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def refuse(_: Request, error: RequestValidationError) -> Response:
+class ServiceError(Exception):
+    """An error with an answer of its own; raise it anywhere, or a subclass that sets the values.
+
+        raise ServiceError("No lamps are left", status_code=409, code="sold_out")
+
+    Clients get the text only below 500; from 500 on, it is for the log.
+    """
+
+    status_code: int = 500
+    code: str = "internal_error"
+    headers: dict[str, str] | None = None
+
+    def __init__(
+        self, detail: str, *, status_code: int | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status_code = status_code or self.status_code
+        self.code = code or self.code
+
+
+async def answer_service_error(_: Request, error: ServiceError) -> Response:
+    """Answer with the error's status and code."""
+    detail = str(error)
+    if error.status_code >= status.HTTP_500_INTERNAL_SERVER_ERROR:
+        log.error("%s: %s", error.code, error, exc_info=error.__cause__)
+        detail = HTTPStatus(error.status_code).phrase
+    content = {"detail": detail, "code": error.code}
+    return JSONResponse(content, error.status_code, error.headers)
+
+
+async def answer_http_error(request: Request, error: StarletteHTTPException) -> Response:
+    """Answer as FastAPI does, except where that would hide or leave out something."""
+    cause = error.__cause__
+    if error.status_code == status.HTTP_400_BAD_REQUEST and isinstance(cause, OSError):
+        # FastAPI blames the client if an upload cannot be written to a temporary file.
+        log.error("the body cannot be stored: %s", cause)
+        error = HTTPException(status.HTTP_507_INSUFFICIENT_STORAGE, "Insufficient Storage")
+    elif isinstance(cause, ClientDisconnect):
+        return await answer_nobody(request, cause)
+    elif error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED and error.headers:
+        # Starlette names the methods of one route alone.
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        allowed: set[str] = set()
+        for route in iter_route_contexts(request.app.routes):
+            if route.methods and route.path_regex.match(path):
+                allowed |= route.methods | ({"HEAD"} if "GET" in route.methods else set())
+        error.headers = {"Allow": ", ".join(sorted(allowed))}
+    return await http_exception_handler(request, error)
+
+
+async def answer_nobody(_: Request, __: Exception) -> Response:
+    """Give the request of a client that left while it sent the body a status for the log."""
+    return Response(status_code=499)
+
+
+async def answer_invalid(_: Request, error: RequestValidationError) -> Response:
     """Tell what is wrong with a request and where, without repeating what was sent.
 
     What was sent may be secret, or impossible to send back: NaN, half a surrogate pair.
@@ -38,24 +102,16 @@ async def refuse(_: Request, error: RequestValidationError) -> Response:
     )
 
 
-async def not_allowed(request: Request, _: Exception) -> Response:
-    """Tell which methods the path has; Starlette tells those of the first route that has it."""
-    allowed = [
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-        if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL
-            for route in request.app.router.routes
-        )
-    ]
-    return JSONResponse(
-        {"detail": "Method Not Allowed"},
-        status.HTTP_405_METHOD_NOT_ALLOWED,
-        {"Allow": ", ".join(allowed)},
-    )
+async def answer_failure(_: Request, __: Exception) -> Response:
+    """Answer an error of the service itself; RequestMiddleware logs it."""
+    return JSONResponse({"detail": "Internal Server Error"}, status.HTTP_500_INTERNAL_SERVER_ERROR)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer bad requests in this format."""
-    app.exception_handler(RequestValidationError)(refuse)
-    app.exception_handler(status.HTTP_405_METHOD_NOT_ALLOWED)(not_allowed)
+# For `FastAPI(exception_handlers=)`; `@app.exception_handler` replaces them one by one.
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ServiceError: answer_service_error,
+    StarletteHTTPException: answer_http_error,
+    ClientDisconnect: answer_nobody,
+    RequestValidationError: answer_invalid,
+    Exception: answer_failure,
+}

@@ -4,17 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app import errors, health, items
+from app import errors, health, items, logs
 # {% if cookiecutter.database != "none" %}
-from app.database import Database, DatabaseUnavailable, answer_unavailable
+from app.database import Database
 # {% endif %}
-from app.middleware import RequestMiddleware
+from app.middleware import Service
 from app.settings import Settings
-
-router = APIRouter(tags=["root"])
 
 
 class Welcome(BaseModel):
@@ -23,7 +21,6 @@ class Welcome(BaseModel):
     message: str
 
 
-@router.get("/")
 async def read_root() -> Welcome:
     """Welcome the caller."""
     return Welcome(message="Hello from FastAPI in a Docker container!")
@@ -31,7 +28,7 @@ async def read_root() -> Welcome:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    """Open resources in this order and close them in reverse; requests find them in their state."""
+    """Open what requests need, in this order; it is in `request.state`, and closed in reverse."""
     state: dict[str, Any] = {}
     stack = AsyncExitStack()
     async with stack:
@@ -44,29 +41,24 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service from `settings`, by default from the environment."""
     settings = settings or Settings()
-    app = FastAPI(
-        lifespan=lifespan,
+    app = Service(
         title="{{ cookiecutter.project_name | quoted }}",
         description="{{ cookiecutter.description | quoted }}",
         version="0.1.0",
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
-        # A redirect to the path with a slash would name the wrong scheme and host behind a proxy.
-        redirect_slashes=False,
+        lifespan=lifespan,
         responses=errors.RESPONSES,
+        exception_handlers=errors.HANDLERS,
     )
     app.state.settings = settings
-    errors.install(app)
-    # {% if cookiecutter.database != "none" %}
-    app.add_exception_handler(DatabaseUnavailable, answer_unavailable)
-    # {% endif %}
-    # FastAPI's own limit would be outside of it, and answer in plain text.
-    app.add_middleware(RequestMiddleware, max_body_size=settings.max_body_size)
-    app.include_router(router)
-    app.include_router(health.router)
+    app.add_api_route("/", read_root, tags=["root"])
     app.include_router(items.router)
+    app.include_router(health.router)
     return app
 
 
-app = create_app()
+settings = Settings()
+logs.configure(settings.log_level.upper(), settings.log_format)
+app = create_app(settings)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its line in the log, its headers, its last resort."""
+"""What surrounds every request; `Service` says in which order."""
 
 import asyncio
 import logging
@@ -6,95 +6,177 @@ import os
 import re
 from time import perf_counter
 
-from fastapi import status
-from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
+from fastapi import FastAPI, status
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.datastructures import URL
+from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import health
-from app.logs import request_id
+from app.logs import log_request, request_id
 
-log = logging.getLogger("app.requests")
+log = logging.getLogger(__name__)
 
 # What a client may call its request: nothing that is long, or that a log or a shell would interpret.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
+# Headers of every answer that does not set them itself.
+DEFAULTS = {
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-store",
+}
+# An answer that has one of these may be cached.
+CACHING = {b"etag", b"expires", b"last-modified"}
+
+
+class Service(FastAPI):
+    """FastAPI, with the middleware of this module around what `add_middleware` adds."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the middleware together; FastAPI calls this when it starts."""
+        added = self.user_middleware
+        limit = Middleware(BodyLimitMiddleware, max_body_size=self.state.settings.max_body_size)
+        self.user_middleware = [limit, *added, Middleware(RouteMiddleware)]
+        try:
+            return RequestMiddleware(super().build_middleware_stack())
+        finally:
+            self.user_middleware = added
+
 
 class RequestMiddleware:
-    """Give every request an id, log it, refuse it if too large, answer it even when the service fails.
+    """Give every request an id, a line in the log, and an answer with an id and safe headers.
 
-    The id is the client's `X-Request-ID` if that is short and plain, else a new one; it is in
-    the answer's `X-Request-ID` and in every log line of the request. Answers are not cached unless
-    the endpoint says so. Pure ASGI, because BaseHTTPMiddleware costs more and breaks context variables.
+    The id is the client's `X-Request-ID` if that is short and plain, else a new one. This is outside
+    of everything else, so that it sees every answer.
     """
 
-    def __init__(self, app: ASGIApp, max_body_size: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        # Counts the body of a request that does not tell its length.
-        self.counting = RequestBodyLimitMiddleware(app, max_body_size)
-        self.max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; anything else, such as the lifespan, passes through."""
-        if scope["type"] != "http":
+        """Handle one request; a WebSocket gets an id alone."""
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        begin = perf_counter()
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        current = given if PLAIN_ID.fullmatch(given) else os.urandom(16).hex().encode()
         # Not reset afterwards: the server's own lines about this request come later.
-        request_id.set(given.decode() if PLAIN_ID.fullmatch(given) else os.urandom(16).hex())
-        # What is logged if the client leaves before there is an answer.
-        answered = 499
+        request_id.set(current.decode())
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal answered
+        begin = perf_counter()
+        answered = 0  # the status, once there is one
+        complete = False
+
+        async def respond(message: Message) -> None:
+            nonlocal answered, complete
             if message["type"] == "http.response.start":
                 answered = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["x-request-id"] = request_id.get()
-                answer.setdefault("cache-control", "no-store")
+                headers = list(message.get("headers", ()))
+                names = {name for name, _ in headers}
+                if not names.isdisjoint(CACHING):
+                    names.add(b"cache-control")
+                headers += [header for header in DEFAULTS.items() if header[0] not in names]
+                message["headers"] = [*headers, (b"x-request-id", current)]
+            else:
+                complete = not message.get("more_body", False)
             await send(message)
 
         async def fail(code: int, detail: str) -> None:
-            await JSONResponse({"detail": detail}, code)(scope, receive, send_with_headers)
+            await JSONResponse({"detail": detail}, code)(scope, receive, respond)
 
+        inner = dict(scope)  # RouteMiddleware changes it
         try:
-            length = headers.get(b"content-length", b"")
-            if length.isdigit() and int(length) > self.max_body_size:
-                await fail(status.HTTP_413_CONTENT_TOO_LARGE, "Content Too Large")
-            elif b"transfer-encoding" in headers:
-                await self.counting(scope, receive, send_with_headers)
-            else:
-                await self.app(scope, receive, send_with_headers)
+            await self.app(inner, receive, respond)
         except asyncio.CancelledError:
-            if answered != 499:
+            task = asyncio.current_task()
+            if answered or not task or not task.cancelling():
                 raise
             # The time to finish in at a stop is over; another instance may do better.
             await fail(status.HTTP_503_SERVICE_UNAVAILABLE, "Service Unavailable")
-        except ClientDisconnect:
-            pass  # while it sent the body; nobody is there to answer
         except Exception:
-            if answered != 499:
-                raise  # half an answer is out: the server logs this, and closes the connection
+            if answered and not complete:
+                raise  # the server logs this, and closes the connection
             log.exception("unhandled error")
-            await fail(status.HTTP_500_INTERNAL_SERVER_ERROR, "Internal Server Error")
+            if not answered:
+                await fail(status.HTTP_500_INTERNAL_SERVER_ERROR, "Internal Server Error")
         finally:
-            route = getattr(scope.get("route"), "path", None)
-            log.log(
-                logging.DEBUG if route in health.PATHS and answered < 400 else logging.INFO,
-                "%s %s %s",
-                scope["method"],
-                route or "(no route)",
-                answered,
-                extra={
-                    "method": scope["method"],
-                    "route": route,
-                    "path": scope["path"],
-                    "status": answered,
-                    "duration_ms": round((perf_counter() - begin) * 1000, 3),
-                    "client": scope["client"][0] if scope.get("client") else None,
-                },
-            )
+            answered = answered or status.HTTP_500_INTERNAL_SERVER_ERROR
+            level = health.log_level(scope, answered)
+            route = getattr(inner.get("route"), "path", None)
+            log_request(scope, level, route, answered, perf_counter() - begin)
+
+
+class BodyLimitMiddleware(RequestBodyLimitMiddleware):
+    """Answer 413 to a larger body; `max_body_size=` of a route or a router sets another limit there."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the body, unless there is none, or it has a plain length within the limit."""
+        if scope["type"] != "http" or self.is_small(scope):
+            await self.app(scope, receive, send)
+            return
+        refused = False
+
+        async def respond(message: Message) -> None:
+            nonlocal refused
+            # Starlette refuses in plain text where the endpoint does not read the body.
+            plain = (b"content-type", b"text/plain; charset=utf-8") in message.get("headers", ())
+            if plain and message["status"] == status.HTTP_413_CONTENT_TOO_LARGE:
+                refused = True
+                answer = JSONResponse({"detail": "Content Too Large"}, message["status"])
+                await answer(scope, receive, send)
+            elif not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, respond)
+
+    def is_small(self, scope: Scope) -> bool:
+        """Tell whether the head says so; the server sees to it that the body is no longer."""
+        names = b"content-length", b"transfer-encoding"
+        sizes = [value for name, value in scope["headers"] if name in names]
+        if not sizes:
+            return bool(scope["http_version"] < "2")  # where there would be a body without
+        plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
+        return plain and int(sizes[0]) <= self.max_body_size
+
+
+class RouteMiddleware:
+    """Answer HEAD like GET, and a path that differs from a route in its last slash like that route.
+
+    FastAPI would redirect to the other path, which names the wrong scheme and host behind some
+    proxies. This is inside of everything else, so that other middleware sees one request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, and handle it again if there is a route for what it means."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        change: dict[str, str] = {}
+
+        async def respond(message: Message) -> None:
+            code = message.get("status")
+            if code == status.HTTP_405_METHOD_NOT_ALLOWED and scope["method"] == "HEAD":
+                change["method"] = "GET"  # the server leaves the body out
+            elif code == status.HTTP_307_TEMPORARY_REDIRECT and "endpoint" not in scope:
+                path = scope["path"]
+                other = path.rstrip("/") if path.endswith("/") else path + "/"
+                redirect = RedirectResponse(str(URL(scope={**scope, "path": other})))
+                if message["headers"] == redirect.raw_headers:
+                    change["path"] = other
+            if not change:
+                await send(message)
+
+        await self.app(scope, receive, respond)
+        while change:
+            scope.update(change)
+            change.clear()
+            await self.app(scope, receive, respond)

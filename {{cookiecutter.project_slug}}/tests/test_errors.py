@@ -1,7 +1,16 @@
 """Every error has the one format, and repeats nothing of the request."""
 
+import asyncio
+import logging
+
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from app.errors import ServiceError
+from app.main import create_app
+from app.settings import Settings
 
 JSON = {"content-type": "application/json"}
 
@@ -10,7 +19,7 @@ JSON = {"content-type": "application/json"}
     ("method", "path", "body", "status"),
     [
         ("GET", "/nowhere", b"", 404),
-        ("GET", "/items", b"", 404),
+        ("GET", "/nowhere/", b"", 404),
         ("DELETE", "/", b"", 405),
         ("POST", "/items/", b"\xff\xfe{", 400),
         ("POST", "/items/", b"x" * 2_000_000, 413),
@@ -40,8 +49,82 @@ def test_a_method_that_a_path_does_not_have_is_refused_with_all_that_it_has(
     for method in "TRACE", "PROPFIND", "DELETE":
         answer = client.request(method, "/health")
         assert answer.status_code == 405
-        assert answer.headers["allow"] == "GET, PUT"
+        assert answer.headers["allow"] == "GET, HEAD, PUT"
         assert answer.json() == {"detail": "Method Not Allowed"}
+
+
+class SoldOutError(ServiceError):
+    status_code = 409
+    code = "sold_out"
+
+
+@pytest.mark.parametrize(
+    "error", [SoldOutError("No lamps"), ServiceError("No lamps", status_code=409, code="sold_out")]
+)
+def test_an_error_of_one_s_own_takes_one_line(error: ServiceError, client: TestClient) -> None:
+    @client.app.get("/lamps")  # type: ignore[attr-defined, untyped-decorator]
+    async def lamps() -> None:
+        raise error
+
+    answer = client.get("/lamps")
+    assert answer.status_code == 409
+    assert answer.json() == {"detail": "No lamps", "code": "sold_out"}
+
+
+def test_a_service_error_that_the_client_is_not_to_blame_for_is_logged_with_its_cause(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @client.app.get("/lamps")  # type: ignore[attr-defined, untyped-decorator]
+    async def lamps() -> None:
+        raise ServiceError("Try again", status_code=503, code="no_stock") from OSError("unplugged")
+
+    answer = client.get("/lamps")
+    assert answer.status_code == 503
+    assert answer.json() == {"detail": "Service Unavailable", "code": "no_stock"}
+    (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert error.getMessage() == "no_stock: Try again"
+    assert "unplugged" in logging.Formatter().format(error)
+
+
+def test_a_time_out_of_an_endpoint_s_own_is_a_failure_with_a_traceback(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @client.app.get("/slow")  # type: ignore[attr-defined, untyped-decorator]
+    async def slow() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(1)
+
+    assert client.get("/slow").status_code == 500
+    (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert error.exc_info
+    assert error.exc_info[0] is TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (OSError(28, "No space left on device"), 507, "[Errno 28] No space left on device"),
+        (FileNotFoundError("no usable temporary directory"), 507, "no usable temporary directory"),
+        (ClientDisconnect(), 499, ""),
+    ],
+)
+def test_a_body_that_fails_for_another_reason_than_its_content_is_not_called_unreadable(
+    failure: Exception,
+    status: int,
+    message: str,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = create_app(settings)
+
+    async def fail() -> Message:
+        raise failure  # as form parsing does when it cannot write a temporary file
+
+    app.add_middleware(lambda inner: lambda scope, _, send: inner(scope, fail, send))
+    answer = TestClient(app).post("/items/", content=b"{}", headers=JSON)
+    assert answer.status_code == status
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ([f"the body cannot be stored: {message}"] if message else [])
 
 
 def test_json_that_is_nested_too_deep_is_refused(client: TestClient) -> None:

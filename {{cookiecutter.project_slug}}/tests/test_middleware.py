@@ -1,10 +1,14 @@
 """What surrounds every request."""
 
+import asyncio
 import logging
+from typing import Any
 
 import pytest
+from fastapi import FastAPI, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.testclient import TestClient
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
 from app.middleware import RequestMiddleware
@@ -16,13 +20,43 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if hasattr(record, "duration_ms")]
 
 
-def test_every_answer_has_an_id_and_is_not_cached(client: TestClient) -> None:
+def app_of(client: TestClient) -> FastAPI:
+    """Return the service that `client` speaks to."""
+    assert isinstance(client.app, FastAPI)
+    return client.app
+
+
+def test_every_answer_has_an_id_and_safe_headers(client: TestClient) -> None:
     ids = set()
     for path in "/", "/nowhere", "/items/x":
         answer = client.get(path)
         assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["referrer-policy"] == "no-referrer"
         ids.add(answer.headers["x-request-id"])
     assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {
+            "cache-control": "max-age=60",
+            "x-frame-options": "SAMEORIGIN",
+            "referrer-policy": "origin",
+        },
+        {"etag": '"1"'},
+    ],
+)
+def test_a_header_that_an_endpoint_sets_is_what_the_client_gets(
+    headers: dict[str, str], client: TestClient
+) -> None:
+    app_of(client).get("/own")(lambda: Response(headers=headers))
+    answer = client.get("/own")
+    assert answer.headers.items() >= headers.items()
+    # An answer with an ETag is not told to be forgotten.
+    assert answer.headers.get("cache-control") == headers.get("cache-control")
 
 
 @pytest.mark.parametrize("given", ["a", "7b3c.D_-", "x" * 64])
@@ -30,7 +64,7 @@ def test_a_plain_id_is_taken_from_the_client(given: str, client: TestClient) -> 
     assert client.get("/", headers={"x-request-id": given}).headers["x-request-id"] == given
 
 
-@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\x1bb", "é", "a;b"])
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\x1bb", "é", "a;b", "a\n"])
 def test_any_other_id_is_replaced(given: str, client: TestClient) -> None:
     answer = client.get("/", headers={b"x-request-id": given.encode()})
     assert answer.headers["x-request-id"] != given
@@ -40,7 +74,6 @@ def test_any_other_id_is_replaced(given: str, client: TestClient) -> None:
 def test_a_request_is_one_line_without_its_query(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     client.get("/items/7?q=secret")
     (line,) = lines(caplog)
     assert line.getMessage().startswith("GET /items/{item_id} ")
@@ -48,12 +81,15 @@ def test_a_request_is_one_line_without_its_query(
     assert "secret" not in str(vars(line))
 
 
-def test_health_checks_are_logged_only_for_debugging(
-    client: TestClient, caplog: pytest.LogCaptureFixture
+def test_health_checks_are_logged_for_debugging_and_when_they_fail(
+    client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client.get("/livez")
-    assert [line.levelname for line in lines(caplog)] == ["DEBUG"]
+    app = create_app(settings)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["example.com"])
+    TestClient(app).get("/livez")
+    assert [line.levelname for line in lines(caplog)] == ["DEBUG", "WARNING"]
 
 
 def test_a_failure_is_logged_once_and_tells_the_client_nothing(
@@ -81,14 +117,63 @@ def test_a_failure_after_half_an_answer_is_left_to_the_server() -> None:
         raise RuntimeError("halfway")
 
     with pytest.raises(RuntimeError, match="halfway"):
-        TestClient(RequestMiddleware(breaks, max_body_size=0)).get("/")
+        TestClient(RequestMiddleware(breaks)).get("/")
+
+
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/items/",
+    "query_string": b"",
+    "headers": [],
+}
+
+
+async def receive_nothing() -> Message:
+    """Wait for ever."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_a_request_that_the_server_cancels_is_answered() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def cancel() -> None:
+        waits = RequestMiddleware(lambda scope, receive, send: receive())  # type: ignore[arg-type, return-value]
+        task = asyncio.create_task(waits(SCOPE, receive_nothing, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(cancel())
+    assert sent[0]["status"] == 503
+
+
+def test_an_endpoint_s_own_cancellation_is_not_a_stop() -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(RequestMiddleware(fails)(SCOPE, receive_nothing, receive_nothing))  # type: ignore[arg-type]
+
+
+BODY = b'{"name": "a", "price": 12345678}'
+
+
+def limited(settings: Settings, limit: int) -> TestClient:
+    """Return a client of a service that takes bodies of `limit` bytes."""
+    return TestClient(create_app(settings.model_copy(update={"max_body_size": limit})))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused(chunked: bool, settings: Settings) -> None:
-    body = b'{"name": "a", "price": 12345678}'
-    with TestClient(create_app(settings.model_copy(update={"max_body_size": 30}))) as client:
-        for content, status in ((body[:-3] + b"}", 201), (body, 413)):
+    with limited(settings, 30) as client:
+        for content, status in ((BODY[:-3] + b"}", 201), (BODY, 413)):
             answer = client.post(
                 "/items/",
                 content=iter([content[:9], content[9:]]) if chunked else content,
@@ -96,3 +181,95 @@ def test_a_body_over_the_limit_is_refused(chunked: bool, settings: Settings) -> 
             )
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "lengths", [[b" 32"], [b"\t32 "], [b"0x20"], [b"+1"], [b"1, 1"], [b"1", b"32"], [b"9" * 5000]]
+)
+def test_a_strange_length_does_not_switch_the_limit_off(
+    lengths: list[bytes], settings: Settings
+) -> None:
+    """Servers pass such lengths on or not; the limit must not depend on that."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), *((b"content-length", n) for n in lengths)]
+    scope = SCOPE | {"headers": headers}
+    asyncio.run(limited(settings, 30).app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 413
+    assert (
+        b"".join(message.get("body", b"") for message in sent) == b'{"detail":"Content Too Large"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/livez"), ("POST", "/nowhere"), ("PUT", "/")]
+)
+def test_a_body_that_nobody_reads_is_refused_in_the_same_format(
+    method: str, path: str, settings: Settings
+) -> None:
+    with limited(settings, 30) as client:
+        answer = client.request(method, path, content=BODY)
+    assert answer.status_code == 413
+    assert answer.json() == {"detail": "Content Too Large"}
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_a_route_may_take_more_or_less_than_the_limit(settings: Settings) -> None:
+    with limited(settings, 30) as client:
+        for path, limit in (("/more", 1000), ("/less", 10)):
+
+            @app_of(client).post(path, max_body_size=limit)
+            async def count(body: dict[str, Any]) -> int:
+                return len(body)
+
+        for path, size, status in (
+            ("/more", 900, 200),
+            ("/more", 1100, 413),
+            ("/less", 5, 200),
+            ("/less", 20, 413),
+        ):
+            content = b"{}".ljust(size)
+            answer = client.post(
+                path, content=content, headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == status, (path, size)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])
+def test_head_is_answered_wherever_get_is(path: str, client: TestClient) -> None:
+    answer = client.head(path)
+    assert answer.status_code == 200
+    assert answer.content == b""
+    assert answer.headers["content-length"] == client.get(path).headers["content-length"]
+    assert not [path for path, item in app_of(client).openapi()["paths"].items() if "head" in item]
+
+
+def test_the_last_slash_of_a_path_makes_no_difference(client: TestClient) -> None:
+    app_of(client).get("/shops/{name}/")(lambda name: name)
+    app_of(client).get("/plain")(lambda: 1)
+    for path in "/items", "/items/", "/health/", "/shops/x", "/shops/x/?a=b c", "/plain/":
+        for method in "GET", "HEAD":
+            answer = client.request(method, path, follow_redirects=False)
+            # Without a database, there is no list of items.
+            assert answer.status_code == (405 if "Allow" in answer.headers else 200), path
+    item = {"name": "Lamp", "price": 12}
+    assert client.post("/items", json=item, follow_redirects=False).status_code == 201
+    assert client.get("/nowhere").status_code == client.get("/nowhere/").status_code == 404
+
+
+def test_an_owner_s_redirect_is_not_followed(settings: Settings) -> None:
+    app = create_app(settings)
+
+    @app.exception_handler(404)
+    async def go_home(*_: Any) -> Response:
+        return Response(status_code=307, headers={"location": "/"})
+
+    answer = TestClient(app).get("/nowhere", follow_redirects=False)
+    assert answer.status_code == 307
+    assert answer.headers["location"] == "/"

@@ -1,12 +1,16 @@
 """Every environment variable: read, checked, and described where people look."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from app.settings import ServerSettings, Settings
+from app.main import create_app
+from app.settings import Settings
+from server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 FIELDS = Settings.model_fields | ServerSettings.model_fields
@@ -28,6 +32,38 @@ def test_settings_do_not_change() -> None:
         Settings().docs = False  # type: ignore[misc]
 
 
+class ShopSettings(Settings):
+    """What an owner may add."""
+
+    currencies: list[str]
+    rates: dict[str, float]
+    tags: set[str]
+    key: bytes
+    patience: timedelta
+
+
+def test_a_setting_may_have_any_type(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CURRENCIES": '["EUR"]',
+        "RATES": '{"EUR": 1.5}',
+        "TAGS": '["a", "a"]',
+        "KEY": "s3cr3t",
+        "PATIENCE": "PT5S",
+    }.items():
+        monkeypatch.setenv(name, value)
+    shop = ShopSettings(**dict(settings))
+    assert (shop.currencies, shop.rates, shop.tags) == (["EUR"], {"EUR": 1.5}, {"a"})
+    assert (shop.key, shop.patience) == (b"s3cr3t", timedelta(seconds=5))
+    with TestClient(create_app(shop)) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["Warning", "WARNING", "warning"])
+def test_the_level_may_be_written_in_any_case(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", value)
+    assert Settings().log_level == "warning"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -37,7 +73,8 @@ def test_settings_do_not_change() -> None:
         ("WORKERS", "many"),
         ("WEB_CONCURRENCY", "auto"),
         ("ROOT_PATH", "shop/"),
-        ("LOG_LEVEL", "loud"),
+        ("HOST", "localhost"),
+        ("START_TIMEOUT", "0"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_and_not_repeated(

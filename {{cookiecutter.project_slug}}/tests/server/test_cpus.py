@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cpus
+from server import cpus
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from app import probe
+from server import probe
 
 
 def ask(answer: bytes, linger: bool = False) -> int:
@@ -23,18 +23,20 @@ def ask(answer: bytes, linger: bool = False) -> int:
         thread = Thread(target=serve)
         thread.start()
         try:
-            return probe.main(server.getsockname()[1], timeout=0.3)
+            return probe.main("0.0.0.0", server.getsockname()[1], timeout=0.3)  # noqa: S104
         finally:
             thread.join()
 
 
-@pytest.mark.parametrize("status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content"])
-def test_success_is_healthy(status: bytes) -> None:
+@pytest.mark.parametrize(
+    "status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content", b"HTTP/1.1 307 x", b"HTTP/1.1 401 x"]
+)
+def test_an_answer_is_healthy(status: bytes) -> None:
     assert ask(status + b"\r\n\r\n") == 0
 
 
 @pytest.mark.parametrize(
-    "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 404 ", b"HTTP/1.1 307 ", b"220 ", b""]
+    "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 2", b"220 ", b""]
 )
 def test_anything_else_is_not(status: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(status) == 1
@@ -48,4 +50,23 @@ def test_silence_is_not() -> None:
 def test_no_server_is_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert probe.main(port) == 1
+    assert probe.main("127.0.0.1", port) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")],  # noqa: S104
+)
+def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        thread = Thread(target=serve)
+        thread.start()
+        assert probe.main(host, server.getsockname()[1]) == 0
+        thread.join()

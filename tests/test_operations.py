@@ -1,0 +1,216 @@
+"""What DATABASE.md and the README say about running a database: ports, migrations, backups, going back."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.conftest import Bake, Service, clean_environment
+from tests.containers import require_docker, wait_until
+from tests.test_make import answers, fails, remove
+
+pytestmark = pytest.mark.docker
+
+KINDS = ["sqlite", "postgresql"]
+PORT = 18005
+
+
+@contextmanager
+def own(bake: Bake, folder: Path, kind: str, name: str = "ops-own") -> Iterator[Service]:
+    """Yield a copy of a service, with these tests' packages; Docker keeps nothing of it afterwards."""
+    require_docker()
+    original = bake(project_slug=name, database=kind, port=PORT)
+    service = Service(folder / name, original.answers)
+    shutil.copytree(original.path, service.path)
+    (service.path / ".venv").mkdir()
+    for part in "bin", "lib", "pyvenv.cfg":
+        (service.path / ".venv" / part).symlink_to(Path(sys.prefix) / part)
+    (service.path / ".venv/installed").touch()
+    try:
+        yield service
+    finally:
+        remove(service)
+
+
+def create(name: str, port: int = PORT) -> None:
+    answer = httpx2.post(f"http://127.0.0.1:{port}/items/", json={"name": name, "price": 1})
+    assert answer.status_code == 201, answer.text
+
+
+def names(port: int = PORT) -> list[str]:
+    items = httpx2.get(f"http://127.0.0.1:{port}/items/").json()["items"]
+    return [item["name"] for item in items]
+
+
+def add_column(service: Service, name: str) -> None:
+    """Add a column to the table of items."""
+    file = service.path / "app/items/tables.py"
+    text = file.read_text()
+    price = "    price: Mapped[Decimal]"
+    assert text.count(price) == 1
+    file.write_text(text.replace(price, f"    {name}: Mapped[int | None]\n{price}"))
+
+
+def versions(service: Service) -> list[Path]:
+    return list((service.path / "app/migrations/versions").glob("*.py"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, kind) as service:
+        service.run("make", "build", "run")
+        service.run("git", "init", "--quiet")
+        for number in range(3):
+            create(f"Ünïcode {number}")
+        before = names()
+        saved = []
+        for _ in range(2):  # as every night
+            saved.append(service.run("make", "--silent", "backup").splitlines()[-1])
+            wait_until(lambda: service.run("date", "+%Y-%m-%d-%H%M%S").strip() not in saved[-1], 2)
+        assert len(list((service.path / "backups").iterdir())) == 2
+        for file in "backups", *saved:
+            assert (service.path / file).stat().st_mode & 0o077 == 0
+        assert service.run("git", "status", "--porcelain", "--untracked-files=all", "backups") == ""
+
+        create("after the backup")
+        (service.path / "backups/bad").write_text("no backup")
+        fails(service, "make", "restore", "FROM=backups/bad", "YES=1")
+        wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30)
+        assert names() == [*before, "after the backup"]
+
+        service.run("make", "restore", f"FROM={saved[0]}", "YES=1")
+        assert names() == before
+
+        # And into an empty volume.
+        service.run("docker", "compose", "down", "--volumes")
+        service.run("make", "restore", f"FROM={saved[0]}", "YES=1")
+        assert names() == before
+        create("Lamp")
+
+
+def test_a_restored_backup_of_an_older_schema_can_be_migrated(bake: Bake, tmp_path: Path) -> None:
+    """Replace the database as a whole: a table that is newer than the backup would be in the way."""
+    with own(bake, tmp_path, "postgresql") as service:
+        service.run("make", "build", "run")
+        saved = service.run("make", "--silent", "backup").splitlines()[-1]
+        psql = ("docker", "compose", "exec", "-T", "database", "psql", "--username=app")
+        service.run(*psql, "--command=CREATE TABLE newer (id int)")
+        service.run("make", "restore", f"FROM={saved}", "YES=1")
+        assert "newer" not in service.run(*psql, "--command=\\d")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_clone_writes_and_runs_a_migration(kind: str, bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, kind) as service:
+        add_column(service, "weight")
+        service.run("make", "migration", "m=Add weights")
+        assert len(versions(service)) == 2
+        service.run("make", "migrate")
+        service.run("make", "check")
+        service.run("make", "migration", "m=Nothing is left")
+        (newest,) = [file for file in versions(service) if "nothing" in file.name]
+        assert "weight" not in newest.read_text()
+
+
+def test_make_dev_does_not_run_an_unfinished_migration(bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, "sqlite") as service:
+        log = tmp_path / "log"
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                ["make", "dev"],
+                cwd=service.path,
+                env=clean_environment(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            ) as dev,
+        ):
+            try:
+                wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30, log.read_text)
+                service.run("make", "migration", "m=Unfinished")
+                (newest,) = [file for file in versions(service) if "unfinished" in file.name]
+                newest.write_text(f"{newest.read_text()}\n# half-written\n")
+                (service.path / "app/main.py").touch()
+                wait_until(lambda: log.read_text().count("Application startup complete") > 1, 30)
+                assert "-> 0001" in log.read_text()
+                assert "0001 ->" not in log.read_text()
+                assert "0001 ->" in service.run("make", "migrate")
+            finally:
+                os.killpg(dev.pid, signal.SIGTERM)
+
+
+def test_services_side_by_side_use_their_own_databases(bake: Bake, tmp_path: Path) -> None:
+    """Both have the same user and sample password, and something else listens on 5432."""
+    with (
+        own(bake, tmp_path, "postgresql") as one,
+        own(bake, tmp_path, "postgresql", "ops-other") as other,
+        socket.socket() as local,
+    ):
+        local.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # it may be in use already, which will do
+            local.bind(("127.0.0.1", 5432))
+        add_column(other, "weight")
+        for service in one, other:
+            service.run("make", "migrate")
+        other.run("make", "migration", "m=Add weights")
+        other.run("make", "migrate")
+        show = "docker compose exec -T database psql --username=app --tuples-only --command"
+        version = [*show.split(), "SELECT version_num FROM alembic_version"]
+        assert one.run(*version).strip() == "0001"
+        assert other.run(*version).strip() != "0001"
+        # Not the other's, nor any: without a database of its own, it fails.
+        one.run("docker", "compose", "down", "--volumes")
+        assert "no configuration" not in fails(one, "sh", "-c", "make migrate DATABASE_PASSWORD=")
+
+
+def test_a_migration_that_fails_leaves_the_service_running(bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, "postgresql") as service:
+        service.run("make", "build", "run")
+        create("Lamp")
+        (first,) = versions(service)
+        text = first.read_text()
+        text = re.sub('revision = "0001"', 'revision = "0002"', text, count=1)
+        text = text.replace("down_revision = None", 'down_revision = "0001"')
+        (service.path / "app/migrations/versions/0002_again.py").write_text(text)
+        assert "already exists" in fails(service, "make", "build", "run")
+        assert names() == ["Lamp"]
+
+
+def test_another_database_is_named_in_env_alone(bake: Bake, tmp_path: Path) -> None:
+    """Nothing is started, migrated or written for a machine whose database is elsewhere."""
+    with own(bake, tmp_path, "postgresql") as service:
+        service.run("make", "build")
+        (service.path / ".env").unlink()
+        assert "cp .env.example .env, for development" in fails(service, "make", "run")
+        assert not (service.path / ".env").exists()
+        url = "postgresql://app:secret@db.example.com/app$1"
+        (service.path / ".env").write_text(f"DATABASE_URL={url}\n")
+        show = "docker compose run --rm --no-deps --no-TTY {} printenv DATABASE_URL"
+        for name in "app", "migrate":
+            shown = service.run(*show.format(name).split(), DATABASE_PASSWORD="")
+            assert url in shown.splitlines()
+        commands = service.run("make", "--dry-run", "run")
+        assert commands.count("--no-deps") == 2
+        assert "cp" not in commands.split()
+        assert service.read(".env") == f"DATABASE_URL={url}\n"
+
+
+def test_a_password_may_have_any_sign(bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, "postgresql") as service:
+        (service.path / ".env").write_text("DATABASE_PASSWORD=pa$word 'x\" #1\n")
+        service.run("make", "build", "run")
+        create("Lamp")
+        service.run("make", "migrate")  # from outside
+        service.run("make", "rm", "YES=1")

@@ -1,0 +1,198 @@
+"""How the server stops, reloads and recycles, with clients that go on."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.server.serving import COMMAND, GET, ROOT, Process, answer, free_port, serving, wait_until
+
+
+class Clients:
+    """Clients that ask again and again on connections that they keep."""
+
+    def __init__(self, server: Process, count: int = 8) -> None:
+        self.server = server
+        self.outcomes: Counter[str] = Counter()
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(count)]
+
+    def run(self) -> None:
+        """Ask until told to end. An answer that said `close` ends a connection without a loss."""
+        while not self.ended.is_set():
+            try:
+                connection = self.server.connect()
+            except OSError:
+                self.outcomes["refused"] += 1
+                time.sleep(0.05)
+                continue
+            with connection:
+                while not self.ended.is_set():
+                    try:
+                        connection.sendall(GET)
+                        received = answer(connection)
+                    except (OSError, AssertionError):
+                        self.outcomes["lost"] += 1
+                        break
+                    self.outcomes["answered"] += 1
+                    if b"connection: close" in received:
+                        self.outcomes["told"] += 1
+                        break
+                    time.sleep(0.002)
+
+    def __enter__(self) -> "Clients":
+        """Start them."""
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End them."""
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
+    for _ in range(int(os.environ.get("TURNS", "1"))):
+        with serving(WORKERS="2") as server, Clients(server) as clients:
+            time.sleep(0.5)
+            assert server.stop() == 0
+        assert clients.outcomes["lost"] == 0
+        assert clients.outcomes["told"] >= 8
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_at_a_reload() -> None:
+    with serving(WORKERS="2") as server, Clients(server) as clients:
+        for turn in range(1, 1 + int(os.environ.get("TURNS", "3"))):
+            server.popen.send_signal(signal.SIGHUP)
+            wait_until(lambda turn=turn: len(server.messages("startup complete")) == 2 + 2 * turn)  # type: ignore[misc]
+            wait_until(lambda: len(server.workers()) == 2)
+    assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
+    assert clients.outcomes["told"] >= 8
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_when_workers_are_recycled() -> None:
+    with serving(WORKERS="2", MAX_REQUESTS="300") as server, Clients(server) as clients:
+        wait_until(
+            lambda: (
+                len(server.messages("startup complete")) >= 2 + int(os.environ.get("TURNS", "6"))
+            ),
+            300,
+        )
+    assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
+
+
+def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
+    with serving(GRACEFUL_TIMEOUT="2") as server:
+        quick, endless, idle, half = (server.connect() for _ in range(4))
+        quick.sendall(b"GET /sleep?seconds=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+        half.sendall(b"GET / HT")
+        time.sleep(0.3)
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 6
+        assert b"connection: close" in answer(quick)
+        assert not endless.recv(100).startswith(b"HTTP/1.1 200")
+        assert idle.recv(1) == b""
+        for connection in quick, endless, idle, half:
+            connection.close()
+
+
+def test_a_quick_stop_waits_for_nothing() -> None:
+    with serving() as server, server.connect() as endless:
+        endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        begin = time.monotonic()
+        server.popen.send_signal(signal.SIGINT)
+        assert server.popen.wait(timeout=20) == 0
+        assert time.monotonic() - begin < 4
+
+
+def test_a_drain_serves_on_and_tells_load_balancers() -> None:
+    with serving(DRAIN="2", WORKERS="2") as server:
+        server.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.status("/readyz") == 503, 1)
+        assert {server.status("/readyz") for _ in range(10)} == {503}
+        assert server.status("/livez") == server.status("/") == 200
+        os.kill(server.workers()[0], signal.SIGKILL)
+        time.sleep(0.5)
+        assert {server.status("/") for _ in range(5)} == {200}
+        assert server.popen.wait(timeout=20) == 0
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+
+
+@pytest.mark.slow
+def test_a_quick_stop_ends_a_drain() -> None:
+    with serving(DRAIN="60") as server:
+        server.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.status("/readyz") == 503, 2)
+        server.popen.send_signal(signal.SIGINT)
+        assert server.popen.wait(timeout=10) == 0
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_is_not_drained() -> None:
+    server = Process(DRAIN="60", START="raise ValueError")
+    assert server.popen.wait(timeout=20) == 3
+
+
+@contextmanager
+def activated(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server with a socket that somebody else opened, as systemd and Podman do."""
+    prelude = "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
+    if listener.fileno() != 3:
+        os.dup2(listener.fileno(), 3, inheritable=True)
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", prelude + COMMAND],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "WORKERS": "1", "PORT": str(free_port()), "LISTEN_FDS": "1"},
+        stdout=subprocess.DEVNULL,
+        pass_fds=[3],
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_socket_that_somebody_else_opened_stays_open() -> None:
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = os.dup(3)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(2):
+                with activated(listener) as process:
+                    with socket.create_connection(listener.getsockname(), timeout=20) as client:
+                        client.sendall(GET)
+                        assert answer(client).startswith(b"HTTP/1.1 200 ")
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(timeout=20) == 0
+                socket.create_connection(listener.getsockname(), timeout=5).close()
+    finally:
+        if saved is not None:
+            os.dup2(saved, 3)
+            os.close(saved)
+
+
+def test_it_serves_on_ipv6_too() -> None:
+    with serving(HOST="::") as server:
+        for address in "::1", "127.0.0.1":
+            with socket.create_connection((address, server.port), timeout=5) as client:
+                client.sendall(GET)
+                assert answer(client).startswith(b"HTTP/1.1 200 ")

@@ -1,0 +1,179 @@
+"""How the service starts, fails to start, and starts again in a worker that replaces another one."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.server.serving import Process, serving, wait_until
+
+FAILING = "raise ConnectionError('the warehouse does not answer')"
+
+
+def ended(**environment: str) -> tuple[int, list[str]]:
+    """Run a server that cannot start; return its exit status and the messages of its log."""
+    server = Process(**environment)
+    status = server.popen.wait(timeout=20)
+    return status, [line["message"] for line in server.log()]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PORT": "abc"}, "setting PORT: Input should be a valid integer"),
+        ({"WEB_CONCURRENCY": "auto"}, "setting WEB_CONCURRENCY: "),
+        ({"HOST": "localhost"}, "setting HOST: "),
+        ({"WORKERS": "0"}, "setting WORKERS: "),
+    ],
+)
+def test_a_bad_setting_ends_it_with_the_reason(environment: dict[str, str], reason: str) -> None:
+    status, messages = ended(**environment)
+    assert status == 1
+    assert messages[-1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import nothing", "ModuleNotFoundError: No module named 'nothing'"),
+        ("raise ValueError('no')", "ValueError: no"),
+        ("raise SystemExit(0)", "cannot start: the service ended itself with status 0"),
+        ("import time; time.sleep(60)", "cannot start: the start took longer than START_TIMEOUT"),
+    ],
+)
+def test_an_import_that_fails_ends_it_with_the_reason(code: str, reason: str) -> None:
+    status, messages = ended(IMPORT=code, START_TIMEOUT="2")
+    assert status not in (0, None)
+    assert messages[-1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (FAILING, "ConnectionError: the warehouse does not answer"),
+        ("raise SystemExit(0)", "RuntimeError: SystemExit 0"),
+        ("raise asyncio.CancelledError", "RuntimeError: CancelledError "),
+        ("await asyncio.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
+        ("time.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", pytest.param("3", marks=pytest.mark.slow)])
+def test_a_lifespan_that_fails_ends_it_with_the_reason(
+    code: str, reason: str, workers: str
+) -> None:
+    status, messages = ended(START=code, START_TIMEOUT="2", WORKERS=workers)
+    assert status == 3
+    assert messages[-1] == f"cannot start: {reason}"
+    assert len([message for message in messages if "Booting worker" in message]) <= int(workers)
+
+
+def test_a_worker_that_dies_while_it_starts_ends_the_service() -> None:
+    for code in "os._exit(1)", "os.kill(os.getpid(), 9)":
+        status, messages = ended(START=code, WORKERS="2")
+        assert status == 3
+        assert re.fullmatch(r"cannot start: worker \d+ died while it started", messages[-1])
+
+
+@pytest.mark.slow
+def test_a_start_may_take_longer_than_a_worker_may_be_blocked() -> None:
+    begin = time.monotonic()
+    with serving(
+        START="await asyncio.sleep(5)", WORKER_TIMEOUT="1", GRACEFUL_TIMEOUT="1"
+    ) as server:
+        assert time.monotonic() - begin > 5
+        assert server.status("/") == 200
+        assert len(server.messages("Booting worker")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["kill", "recycle", "reload"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_replaced_worker_waits_for_what_it_needs(way: str, workers: int, tmp_path: Path) -> None:
+    """The warehouse goes away; workers are replaced; it comes back."""
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    with serving(
+        START=f"available({str(warehouse)!r})",
+        WORKERS=str(workers),
+        MAX_REQUESTS="20" if way == "recycle" else "0",
+        GRACEFUL_TIMEOUT="2",
+    ) as server:
+        old = server.workers()
+        warehouse.unlink()
+        if way == "kill":
+            for worker in old:
+                os.kill(worker, signal.SIGKILL)
+        elif way == "reload":
+            server.popen.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.status("/") and not {*old} & {*server.workers()})
+        wait_until(lambda: len(server.messages("cannot start: ConnectionError")) >= workers)
+        assert server.popen.poll() is None
+        assert {server.status("/livez") for _ in range(10)} == {200}
+        assert {server.status(path) for path in ("/readyz", "/", "/nowhere")} == {503}
+        warehouse.touch()
+        begin = time.monotonic()
+        wait_until(lambda: {server.status("/readyz") for _ in range(20)} == {200}, 5)
+        assert time.monotonic() - begin < 5
+
+
+@pytest.mark.slow
+def test_a_replaced_worker_answers_while_it_waits_for_what_is_silent(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    start = f"Path({str(warehouse)!r}).exists() or await asyncio.sleep(5); available({str(warehouse)!r})"
+    with serving(START=start) as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            assert server.status("/livez") == 200
+            time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_takes_no_request_from_the_others(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    with serving(START=f"available({str(warehouse)!r})", WORKERS="2") as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.messages("cannot start: ConnectionError"))
+        assert {server.status("/") for _ in range(100)} == {200}
+
+
+@pytest.mark.slow
+def test_a_replaced_worker_that_waits_can_be_stopped(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    with serving(START=f"available({str(warehouse)!r})") as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.messages("cannot start: ConnectionError"))
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 5
+        assert "cannot start" not in server.log()[-1]["message"]
+
+
+def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -> None:
+    with serving(WORKER_TIMEOUT="1", GRACEFUL_TIMEOUT="1") as server:
+        assert (
+            server.exchange(b"GET /sleep?seconds=30&blocking=1 HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+        )
+        wait_until(lambda: len(server.messages("startup complete")) == 2)
+        assert server.status("/") == 200
+        assert len(server.messages("the event loop was blocked")) == 1
+
+
+@pytest.mark.slow
+def test_every_line_is_json_whatever_signal_arrives() -> None:
+    with serving(WORKERS="2") as server:
+        for name in "USR1", "USR2", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
+            server.popen.send_signal(signal.Signals[f"SIG{name}"])
+            time.sleep(0.3)
+        wait_until(lambda: server.status("/") == 200)
+        time.sleep(2)
+        assert {line["level"] for line in server.log()} <= {"INFO", "WARNING"}

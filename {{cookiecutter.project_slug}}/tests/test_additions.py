@@ -1,0 +1,267 @@
+"""What FastAPI documents for adding to a service works here: alone, and all of it together."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from app.main import create_app
+from app.settings import Settings
+
+log = logging.getLogger("app.additions")
+ORIGIN = {"origin": "https://shop.example"}
+
+
+class Owner:
+    """What an owner adds, each in a method; `events` tells what ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events: list[str] = []
+
+    def router_with_lifespan(self, app: FastAPI) -> None:
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+            self.events.append("opened")
+            yield {"warehouse": "open"}
+            self.events.append("closed")
+
+        router = APIRouter(prefix="/warehouse", lifespan=lifespan)
+
+        @router.get("/")
+        async def state(request: Request) -> str:
+            log.info("asked")
+            return str(request.state.warehouse)
+
+        app.include_router(router)
+
+    def middleware(self, app: FastAPI) -> None:
+        app.add_middleware(CORSMiddleware, allow_origins=[ORIGIN["origin"]])
+
+        @app.middleware("http")
+        async def see_errors(request: Request, call_next: Callable[..., Any]) -> Response:
+            try:
+                answer: Response = await call_next(request)
+            except Exception:
+                self.events.append("middleware saw the error")
+                raise
+            answer.headers["x-owner"] = "1"
+            return answer
+
+    def handler_of_everything(self, app: FastAPI) -> None:
+        @app.exception_handler(Exception)
+        async def handle(request: Request, error: Exception) -> Response:
+            return JSONResponse({"detail": "Sorry"}, 500)
+
+    def handler_of_500(self, app: FastAPI) -> None:
+        @app.exception_handler(500)
+        def handle(request: Request, error: Exception) -> Response:
+            return JSONResponse({"detail": "Sorry"}, 500)
+
+    def handler_that_fails(self, app: FastAPI) -> None:
+        @app.exception_handler(Exception)
+        async def handle(request: Request, error: Exception) -> Response:
+            raise LookupError("no such template")
+
+    def handlers_of_http_errors(self, app: FastAPI) -> None:
+        @app.exception_handler(StarletteHTTPException)
+        async def handle(request: Request, error: StarletteHTTPException) -> Response:
+            return JSONResponse({"error": error.detail}, error.status_code)
+
+        @app.exception_handler(KeyError)
+        async def handle_key(request: Request, error: KeyError) -> Response:
+            return JSONResponse({"error": str(error)}, 418)
+
+    def endpoints(self, app: FastAPI) -> None:
+        async def user() -> str:
+            return "nobody"
+
+        @app.get("/fail")
+        async def fail() -> None:
+            raise RuntimeError("secret")
+
+        @app.get("/key")
+        def key() -> None:
+            raise KeyError("x")
+
+        @app.get("/user")
+        async def who(user: Annotated[str, Depends(user)], tasks: BackgroundTasks) -> str:
+            tasks.add_task(self.events.append, "ran after the answer")
+            return user
+
+        @app.websocket("/echo")
+        async def echo(socket: WebSocket) -> None:
+            await socket.accept()
+            log.info("accepted")
+            await socket.send_text(await socket.receive_text())
+            await socket.close()
+
+        app.dependency_overrides[user] = lambda: "somebody"
+
+    def mounts(self, app: FastAPI) -> None:
+        (self.folder / "style.css").write_text("a {}")
+        app.mount("/static", StaticFiles(directory=self.folder))
+        sub = FastAPI()
+
+        @sub.get("/")
+        async def root() -> str:
+            raise HTTPException(409, "busy")
+
+        app.mount("/sub", sub)
+
+
+ADDITIONS = [
+    Owner.router_with_lifespan,
+    Owner.middleware,
+    Owner.handler_of_everything,
+    Owner.handlers_of_http_errors,
+    Owner.endpoints,
+    Owner.mounts,
+]
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Owner:
+    """Return an owner who has a folder of static files."""
+    return Owner(tmp_path)
+
+
+def serve(settings: Settings, *additions: Callable[[FastAPI], None]) -> TestClient:
+    """Return a client of a service with these additions."""
+    app = create_app(settings)
+    for add in additions:
+        add(app)
+    return TestClient(app)
+
+
+@pytest.fixture(params=["alone", "together"])
+def others(
+    request: pytest.FixtureRequest, owner: Owner
+) -> Callable[..., list[Callable[[FastAPI], None]]]:
+    """Return what is added: only the given additions, or all that do not exclude each other."""
+
+    def choose(*wanted: Callable[[FastAPI], None]) -> list[Callable[[FastAPI], None]]:
+        if request.param == "alone":
+            return list(wanted)
+        names = {add.__name__ for add in wanted}
+        bound = [getattr(owner, add.__name__) for add in ADDITIONS]
+        return [add for add in bound if add.__name__ not in names] + list(wanted)
+
+    return choose
+
+
+Others = Callable[..., list[Callable[[FastAPI], None]]]
+
+
+def test_a_router_has_a_lifespan_of_its_own(
+    owner: Owner, others: Others, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(settings, *others(owner.router_with_lifespan)) as client:
+        assert owner.events == ["opened"]
+        assert client.get("/warehouse").json() == "open"
+        assert client.get("/readyz").status_code == 200
+    assert owner.events[-1] == "closed"
+    assert "asked" in caplog.messages
+
+
+def test_middleware_sees_answers_and_errors(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.endpoints, owner.middleware)) as client:
+        for path in "/nowhere", "/items/x", "/user":
+            answer = client.get(path, headers=ORIGIN)
+            assert answer.headers["access-control-allow-origin"] == ORIGIN["origin"]
+            assert answer.headers["x-owner"] == "1"
+            assert len(answer.headers["x-request-id"]) == 32
+        assert client.get("/fail").status_code == 500
+    assert "middleware saw the error" in owner.events
+
+
+@pytest.mark.parametrize("name", ["handler_of_everything", "handler_of_500"])
+def test_a_handler_of_all_errors_is_called(
+    name: str, owner: Owner, others: Others, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(settings, *others(owner.endpoints, getattr(owner, name))) as client:
+        answer = client.get("/fail")
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "Sorry"}
+    assert len(answer.headers["x-request-id"]) == 32
+    (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert error.exc_info
+    assert str(error.exc_info[1]) == "secret"
+
+
+def test_an_error_that_no_handler_answers_is_answered_all_the_same(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.endpoints, owner.handler_that_fails)) as client:
+        answer = client.get("/fail")
+        assert answer.status_code == 500
+        assert answer.json() == {"detail": "Internal Server Error"}
+
+
+def test_a_handler_replaces_the_service_s_own(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    additions = others(owner.endpoints, owner.mounts, owner.handlers_of_http_errors)
+    with serve(settings, *additions) as client:
+        for path in "/nowhere", "/static/nowhere":
+            assert client.get(path).json() == {"error": "Not Found"}
+        assert client.get("/key").json() == {"error": "'x'"}
+        # Not an error for the owner's handler.
+        assert client.get("/user/").json() == "somebody"
+        assert client.head("/user").status_code == 200
+
+
+def test_dependencies_can_be_replaced_and_work_goes_on_after_the_answer(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.endpoints)) as client:
+        assert client.get("/user").json() == "somebody"
+    assert "ran after the answer" in owner.events
+
+
+def test_a_web_socket_has_a_request_id_in_the_log(
+    owner: Owner, others: Others, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        serve(settings, *others(owner.endpoints)) as client,
+        client.websocket_connect("/echo", headers={"x-request-id": "ws-1"}) as socket,
+    ):
+        socket.send_text("hello")
+        assert socket.receive_text() == "hello"
+    (line,) = (line for line in capfd.readouterr().out.splitlines() if "accepted" in line)
+    assert "ws-1" in line
+
+
+def test_mounted_files_and_applications_answer(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.mounts)) as client:
+        answer = client.get("/static/style.css")
+        assert answer.text == "a {}"
+        assert "cache-control" not in answer.headers  # it has an ETag
+        assert client.head("/static/style.css").status_code == 200
+        assert client.get("/sub/").json() == {"detail": "busy"}
+        for path in "/static/nowhere", "/sub/nowhere":
+            answer = client.get(path)
+            assert answer.status_code == 404
+            assert answer.headers["content-type"] == "application/json"
+            assert len(answer.headers["x-request-id"]) == 32
+        assert client.post("/static/style.css").status_code == 405
+
+
+def test_what_is_added_after_the_service_was_made_is_in_its_documentation(
+    owner: Owner, settings: Settings
+) -> None:
+    with serve(settings, owner.router_with_lifespan, owner.endpoints) as client:
+        assert {"/warehouse/", "/user"} <= client.get("/openapi.json").json()["paths"].keys()
