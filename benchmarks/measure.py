@@ -357,7 +357,7 @@ def plain_template(template: Path, folder: Path) -> Path:
     What Cookiecutter itself takes: no hook, no extension, no filter.
     """
     # Without the hook, nothing drops what the default answers do not want.
-    left_behind = shutil.ignore_patterns("hooks", "stateless", "*.py[co]")
+    left_behind = shutil.ignore_patterns("hooks", "stateless", "*postgresql.py", "*.py[co]")
     shutil.copytree(template, folder, ignore=left_behind)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         text = path.read_text(encoding="utf-8")

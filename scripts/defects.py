@@ -311,8 +311,8 @@ DEFECTS = [
     Defect(
         "an answer without its item_id",
         f"{SERVICE}/app/items/routes.py",
-        "item_id: ItemId, connection: Reading) -> Item:",
-        "item_id: ItemId, connection: Reading) -> NewItem:",
+        "read_item(item_id: ItemId, database: DatabaseDep) -> Item:",
+        "read_item(item_id: ItemId, database: DatabaseDep) -> NewItem:",
         "service tests/items",
     ),
 ]

@@ -116,17 +116,27 @@ tests/test_settings.py
 OF_A_DATABASE = """
 DATABASE.md
 app/database.py
+app/items/queries.py
 app/items/tables.py
+app/migrations/__init__.py
 app/migrations/env.py
 app/migrations/script.py.mako
 app/migrations/versions/0001_items.py
+app/threads.py
 tests/test_database.py
+tests/test_migrations.py
 """.split()
+
+OF_ITS_KIND = {
+    "sqlite": ["app/migrations/sqlite.py"],
+    "postgresql": ["app/postgresql.py", "tests/test_postgresql.py"],
+}
 
 
 def files(answers: Mapping[str, object]) -> list[str]:
     """List the files of a service with `answers`."""
-    return sorted(FILES if answers["database"] == "none" else [*FILES, *OF_A_DATABASE])
+    kind = str(answers["database"])
+    return sorted(FILES if kind == "none" else [*FILES, *OF_A_DATABASE, *OF_ITS_KIND[kind]])
 
 
 def test_it_has_exactly_these_files(service: Service) -> None:

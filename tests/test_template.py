@@ -141,7 +141,7 @@ def test_a_package_has_one_version_in_all_locks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "packages"), [("none", 18), ("sqlite", 24), ("postgresql", 26)]
+    ("database", "packages"), [("none", 18), ("sqlite", 22), ("postgresql", 25)]
 )
 def test_the_image_gets_no_more_than_the_service_needs(
     database: str, packages: int, bake: Bake

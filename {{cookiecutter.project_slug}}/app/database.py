@@ -1,217 +1,252 @@
-"""The database: its engine, what requests use it through, its schema, what is answered without it."""
+"""The database: engine, threads, `Database.read()` and `Database.write()`."""
 
+# {% if cookiecutter.database == "sqlite" %}
 import asyncio
-import logging
-from collections.abc import AsyncIterator
+# {% endif %}
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from datetime import UTC, datetime
+from enum import Enum
+from math import inf
+from time import monotonic
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from fastapi import Depends, Request, status
-from fastapi.responses import JSONResponse
-from sqlalchemy import BigInteger, Dialect, Numeric, TypeDecorator, event, exc, make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+import sqlalchemy as sa
+from fastapi import Depends, status
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.types import TypeEngine
+from starlette.requests import HTTPConnection
 
-from app import errors, logs
+from app import migrations
+from app.errors import ServiceError
+# {% if cookiecutter.database == "postgresql" %}
+from app.postgresql import find_password, set_up_postgresql
+# {% endif %}
 from app.settings import Settings
+from app.threads import Threads
 
-# Imported where it is needed: to serve requests, it is not.
-if TYPE_CHECKING:
-    from alembic.config import Config
+P = ParamSpec("P")
+T = TypeVar("T")
 
-log = logging.getLogger("app.database")
+DRIVERS = {"sqlite": "sqlite", "postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+# SQLite takes the lock for writers at once, so that reading before writing is safe.
+BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
+VERSION = sa.text("SELECT version_num FROM alembic_version")
+# Seconds for /readyz; Kubernetes gives a probe one.
+PING_TIMEOUT = 0.9
+# Busy, locked, interrupted, disk error, disk full, no such file, lost race for a lock.
+SQLITE_UNAVAILABLE = {5, 6, 9, 10, 13, 14, 15}
+# Not connected, refused, deadlock, out of resources, cancelled or shut down; lock not available.
+POSTGRESQL_UNAVAILABLE = ("0800", "28", "40", "53", "57", "55P03")
 
-# Where there is a schema, one row.
-VERSION = text("SELECT version_num FROM alembic_version")
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """Column of aware datetimes in UTC, on SQLite too, which knows no time zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Convert to UTC; raise ValueError for a datetime without a time zone."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a datetime needs a time zone, as datetime.now(UTC) has")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return a datetime in UTC."""
+        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
 
 
 class Base(DeclarativeBase):
-    """What every table derives from."""
+    """Base class of every table; its constraints have names, so that migrations can change them."""
 
-
-class Money(TypeDecorator[Decimal]):
-    """Hold a decimal with two places; in SQLite, which has no decimals, the number of hundredths."""
-
-    impl = Numeric
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type of the column."""
-        return BigInteger() if dialect.name == "sqlite" else self.impl_instance
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
-        """Convert what is written."""
-        return value if value is None or dialect.name != "sqlite" else int(value * 100)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Convert what is read."""
-        return value if value is None or dialect.name != "sqlite" else Decimal(value).scaleb(-2)
-
-
-class State(TypedDict):
-    """What the lifespan gives to requests."""
-
-    engine: AsyncEngine
-    # The same one; with PostgreSQL, each statement is by itself.
-    reading: AsyncEngine
-    # Seconds that a request may use the database for, all in all.
-    timeout: float
-
-
-def create_engine(settings: Settings) -> AsyncEngine:
-    """Create the engine for `DATABASE_URL`; it connects when it is first used."""
-    url = make_url(settings.database_url)
-    # {% if cookiecutter.database == "postgresql" %}
-    if password := _password(settings):
-        url = url.set(password=password)
-    if url.drivername in ("postgres", "postgresql"):  # as hosting platforms write it
-        url = url.set(drivername="postgresql+psycopg")
-    if url.password == SAMPLE_PASSWORD and not settings.development:
-        raise ValueError("DATABASE_PASSWORD is the sample; set another one, or DEVELOPMENT=true")
-    # {% endif %}
-    sqlite = url.get_backend_name() == "sqlite"
-    engine = create_async_engine(
-        url,
-        # Values may be secret; they are not logged with errors.
-        hide_parameters=True,
-        # A connection that the server has closed is replaced before it is used.
-        pool_pre_ping=not sqlite,
-        pool_size=settings.database_pool_size,
-        max_overflow=0,
-        pool_timeout=settings.database_timeout,
-        # For SQLite, how long to wait while another process writes.
-        connect_args={"timeout" if sqlite else "connect_timeout": settings.database_timeout},
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
     )
+    # `Mapped[datetime]` is aware on both databases; an enum is text, which is easy to change.
+    type_annotation_map = {  # noqa: RUF012 - as SQLAlchemy declares it
+        datetime: UtcDateTime,
+        Enum: sa.Enum(Enum, native_enum=False, length=50),
+    }
+
+
+class DatabaseUnavailable(ServiceError):  # noqa: N818 - a state, not a mistake
+    """The database cannot be reached, is too slow or is busy; a write may have been kept."""
+
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    code = "database_unavailable"
+    headers = {"Retry-After": "1"}  # noqa: RUF012 - never changed
+
+
+class _Work(threading.local):
+    """What the current thread does; `deadline[0]` is 0 once its caller has left."""
+
+    deadline: list[float] = [inf]  # noqa: RUF012 - never changed
+
+
+_work = _Work()
+
+
+def seconds_left() -> float:
+    """Return the time that this thread's work may still take, at most 0 when it must end."""
+    return _work.deadline[0] - monotonic()
+
+
+def create_engine(settings: Settings, **options: Any) -> Engine:
+    """Create the engine for `DATABASE_URL`; it connects when it is first used."""
+    url = sa.make_url(settings.database_url)
+    url = url.set(drivername=DRIVERS[url.get_backend_name()])
+    # {% if cookiecutter.database == "postgresql" %}
+    if password := find_password(settings, url):
+        url = url.set(password=password)
+    # {% endif %}
+    sqlite = url.drivername == "sqlite"
+    if sqlite:  # seconds to wait while another process writes
+        options = {"connect_args": {"timeout": settings.database_timeout}} | options
+    # Values may be secret: SQLAlchemy writes none into errors and logs.
+    engine = sa.create_engine(url, hide_parameters=True, **options)
     if sqlite:
-        event.listen(engine.sync_engine, "connect", _check_foreign_keys)
+        event.listen(engine, "connect", _set_up_sqlite)
+    # {% if cookiecutter.database == "postgresql" %}
+    if not sqlite:
+        set_up_postgresql(engine, settings, seconds_left)
+    # {% endif %}
     return engine
 
 
-# {% if cookiecutter.database == "postgresql" %}
-# As in .env.example.
-SAMPLE_PASSWORD = "change-me"  # noqa: S105
+def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Large sorts and updates need no temporary folder.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # Called after so many steps, about a millisecond; true ends the statement.
+    connection.set_progress_handler(lambda: seconds_left() <= 0, 10_000)
 
 
-def _password(settings: Settings) -> str:
-    if settings.database_password_file:
-        return Path(settings.database_password_file).read_text("utf-8").strip()
-    return settings.database_password
+def _is_unavailable(error: exc.DBAPIError) -> bool:
+    """Tell a database that is away, too slow or busy from a mistake in SQL."""
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_UNAVAILABLE
+    state = getattr(error.orig, "sqlstate", None)
+    if error.connection_invalidated or state is None:
+        return isinstance(error, exc.OperationalError | exc.InterfaceError)
+    return str(state).startswith(POSTGRESQL_UNAVAILABLE)
 
 
-# {% endif %}
-def _check_foreign_keys(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
+class Database:
+    """Call plain functions of a SQLAlchemy `Connection` in threads, one for each pooled connection.
 
-
-def _limits(request: Request) -> tuple[asyncio.Timeout, asyncio.Timeout]:
-    """Return what ends a request's use of the database: the second does, and the first sees to it.
-
-    psycopg takes ten seconds more to cancel a query on a server that is frozen.
+    A call takes at most `DATABASE_TIMEOUT` seconds, waiting for a thread included. Raises
+    `DatabaseUnavailable` when the database cannot be reached, is too slow or is busy.
     """
-    seconds: float = request.state.timeout
-    return asyncio.timeout(seconds + 1), asyncio.timeout(seconds)
+
+    def __init__(self, settings: Settings) -> None:
+        size = settings.database_pool_size
+        self._timeout = settings.database_timeout
+        # Each statement is its own transaction, unless `write` begins one. One connection is for
+        # `ping`, and one more for the writers of SQLite.
+        self._engine = create_engine(
+            settings, isolation_level="AUTOCOMMIT", pool_size=size + 2, max_overflow=0
+        )
+        self._begin = BEGIN[self._engine.dialect.name]
+        self._readers = self._writers = Threads(size, "database")
+        if self._engine.dialect.name == "sqlite":
+            # SQLite has one writer at a time. They take turns; racing for its lock, some would starve.
+            self._writers = Threads(1, "database-writer")
+        self._pinger = Threads(1, "database-ping")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Open the database and close it at the end; raise an error if it cannot be used."""
+        # {% if cookiecutter.database == "sqlite" %}
+        if settings.migrate_at_start and settings.database_url.startswith("sqlite"):
+            await asyncio.to_thread(migrations.upgrade, settings)
+        # {% endif %}
+        database = cls(settings)
+        try:
+            await database.read(migrations.check)
+            yield database
+        finally:
+            for threads in database._readers, database._writers, database._pinger:
+                threads.close()
+            database._engine.dispose()
+
+    async def read(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return `function(connection, *args, **kwargs)`; there is no transaction."""
+        return await self._call(self._readers, self._timeout, False, function, *args, **kwargs)
+
+    async def write(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return `function(connection, *args, **kwargs)`, called in one transaction.
+
+        It is committed when the function returns, and rolled back when it raises an error.
+        """
+        return await self._call(self._writers, self._timeout, True, function, *args, **kwargs)
+
+    async def ping(self) -> None:
+        """Return within a second, however many calls are waiting, if the database answers."""
+        await self._call(self._pinger, PING_TIMEOUT, False, Connection.scalar, VERSION)
+
+    async def _call(
+        self,
+        threads: Threads,
+        seconds: float,
+        writes: bool,
+        function: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        deadline = [monotonic() + seconds]
+
+        def work() -> T:
+            _work.deadline = deadline
+            try:
+                with self._engine.connect() as connection:
+                    if not writes:
+                        return function(connection, *args, **kwargs)
+                    with connection.begin():
+                        connection.exec_driver_sql(self._begin)
+                        result = function(connection, *args, **kwargs)
+                        if seconds_left() <= 0:
+                            raise DatabaseUnavailable("too slow")
+                        return result
+            except exc.DBAPIError as error:
+                if _is_unavailable(error):
+                    raise DatabaseUnavailable(str(error.orig)) from None
+                raise
+
+        try:
+            return await threads.call(work, seconds, DatabaseUnavailable("too slow"))
+        finally:
+            deadline[0] = 0  # what nobody waits for is ended
 
 
-async def _connection(request: Request) -> AsyncIterator[AsyncConnection]:
-    reading: AsyncEngine = request.state.reading
-    last, limit = _limits(request)
-    try:
-        async with last, limit, reading.connect() as connection:
-            yield connection
-    except TimeoutError as error:
-        raise exc.TimeoutError("too slow") from error
+async def _database(connection: HTTPConnection) -> Database:
+    database: Database = connection.state.database
+    return database
 
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    engine: AsyncEngine = request.state.engine
-    last, limit = _limits(request)
-    try:
-        async with last, limit, AsyncSession(engine, expire_on_commit=False) as session:
-            yield session
-    except TimeoutError as error:
-        raise exc.TimeoutError("too slow") from error
+DatabaseDep = Annotated[Database, Depends(_database)]
 
 
-# Both end before the answer is sent, so that an error at the end can still be told. Each takes a
-# connection out of the pool: one of them for a request, never both, which could wait for each other.
-# For what only reads: rows instead of objects, and no transaction. What is written here may be lost.
-Reading = Annotated[AsyncConnection, Depends(_connection, scope="function")]
-# For what writes, too: within `async with session.begin()`, and write first, then read, because SQLite
-# does not let a transaction that has read wait for one that writes.
-Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+async def _ping(database: DatabaseDep) -> None:
+    await database.ping()
 
 
-async def _ping(connection: Reading) -> None:
-    await connection.execute(text("SELECT 1"))
+# Answer 503 while the database does not answer.
+RequiresDatabase = Depends(_ping)
 
 
-# For what needs nothing but that the database answers.
-Reachable = Depends(_ping)
-
-
-def alembic_config(settings: Settings) -> "Config":
-    """Return how Alembic finds the migrations and, through them, the database."""
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    config.attributes["settings"] = settings
-    return config
-
-
-def migrate(settings: Settings) -> None:
-    """Bring the database's schema up to date, or leave it as it is when anything fails.
-
-    Two processes that do it at once wait for each other.
-    """
-    # It would log a line for each of its plug-ins.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    from alembic import command
-
-    command.upgrade(alembic_config(settings), "head")
-
-
-async def unavailable(_: Request, error: Exception) -> JSONResponse:
-    """Answer 503 when the database cannot be reached, is too slow, or is busy for too long."""
-    log.error("the database is not available: %s", str(getattr(error, "orig", error)) or "too slow")
-    return JSONResponse(
-        {"detail": "Service Unavailable"},
-        status.HTTP_503_SERVICE_UNAVAILABLE,
-        {"Retry-After": "1"},
-    )
-
-
-errors.HANDLERS |= dict.fromkeys(
-    (exc.OperationalError, exc.InterfaceError, exc.TimeoutError), unavailable
-)
-
-
-@asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[State]:
-    """Open the database, after the fork, and close it."""
-    # {% if cookiecutter.database == "sqlite" %}
-    if settings.migrate_at_start:
-        # In a thread, because Alembic runs a loop of its own.
-        await asyncio.to_thread(migrate, settings)
-    # {% endif %}
-    engine = create_engine(settings)
-    try:
-        async with asyncio.timeout(settings.database_timeout), engine.connect() as connection:
-            (await connection.execute(VERSION)).one()
-        # SQLite begins no transaction to read.
-        sqlite = engine.dialect.name == "sqlite"
-        reading = engine if sqlite else engine.execution_options(isolation_level="AUTOCOMMIT")
-        yield {"engine": engine, "reading": reading, "timeout": settings.database_timeout}
-    finally:
-        await engine.dispose()
-
-
-if __name__ == "__main__":  # `python -m app.database`, as `make migrate` runs it
-    logs.configure()
-    migrate(Settings())
-    log.info("the schema is up to date")
+if __name__ == "__main__":  # python -m app.database
+    migrations.main()

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.types import Scope
 # {% if cookiecutter.database != "none" %}
 
-from app.database import Reachable
+from app.database import RequiresDatabase
 # {% endif %}
 
 router = APIRouter(tags=["health"])
@@ -40,7 +40,7 @@ async def live() -> Health:
 @router.get(
     "/readyz",
     # {% if cookiecutter.database != "none" %}
-    dependencies=[Reachable],
+    dependencies=[RequiresDatabase],
     # {% endif %}
 )
 async def ready() -> Health:

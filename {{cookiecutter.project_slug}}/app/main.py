@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app import errors, health, items, logs
 # {% if cookiecutter.database != "none" %}
-from app.database import connect
+from app.database import Database
 # {% endif %}
 from app.middleware import Service
 from app.settings import Settings
@@ -33,7 +33,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     stack = AsyncExitStack()
     async with stack:
         # {% if cookiecutter.database != "none" %}
-        state |= await stack.enter_async_context(connect(app.state.settings))
+        state["database"] = await stack.enter_async_context(Database.open(app.state.settings))
         # {% endif %}
         yield state
 

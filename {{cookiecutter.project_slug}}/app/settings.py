@@ -4,13 +4,16 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+# {% if cookiecutter.database != "none" %}
+from sqlalchemy import exc, make_url
+# {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 
 DATABASE_URL = "postgresql+psycopg://app@localhost/app"
 # {% endif %}
 # {% if cookiecutter.database == "sqlite" %}
 
-DATABASE_URL = "sqlite+aiosqlite:///service.db"
+DATABASE_URL = "sqlite:///service.db"
 # {% endif %}
 
 
@@ -44,7 +47,7 @@ class Settings(BaseSettings):
     """Bytes that a request's body may have; a larger one is answered with 413."""
     # {% if cookiecutter.database != "none" %}
 
-    database_url: str = Field(DATABASE_URL, repr=False, pattern=r"^\w+(\+\w+)?://")
+    database_url: str = Field(DATABASE_URL, repr=False)
     """Where the database is, as SQLAlchemy writes it; it may hold the password."""
 
     database_pool_size: int = Field(5, ge=1)
@@ -52,6 +55,21 @@ class Settings(BaseSettings):
 
     database_timeout: int = Field(4, ge=1)
     """Seconds that a request may use the database for; then it is answered with 503."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        # Errors of SQLAlchemy and of the driver would show what they take for the host or the port.
+        try:
+            backend = make_url(value).get_backend_name()
+        except (exc.ArgumentError, ValueError):
+            backend = ""
+        if backend not in {"sqlite", "postgres", "postgresql"} or value.count("@") > 1:
+            raise ValueError(
+                "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, with"
+                " %40 for an @ in the password"
+            )
+        return value
     # {% endif %}
     # {% if cookiecutter.database == "sqlite" %}
 
@@ -63,16 +81,12 @@ class Settings(BaseSettings):
     database_password: str = Field("", repr=False)
     """Password for the database, if it is not in its URL."""
 
-    database_password_file: str = ""
+    database_password_file: str = Field("", repr=False)
     """File that holds the password instead, such as a Docker secret."""
+
+    database_prepare: bool = True
+    """Whether the server keeps prepared statements; false behind PgBouncer in transaction mode."""
 
     development: bool = False
     """Whether this is a developer's machine, where the sample password will do."""
-
-    @field_validator("database_url")
-    @classmethod
-    def _unambiguous(cls, value: str) -> str:
-        if value.count("@") > 1:  # a part of the password would be taken for the host, and logged
-            raise ValueError("more than one @: write %40 for one in the password")
-        return value
     # {% endif %}

@@ -1,13 +1,13 @@
 """What every test may ask for."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.database import Base, create_engine, migrate
+from app import migrations
+from app.database import Base, create_engine
 from app.main import create_app
 from app.settings import Settings
 
@@ -18,7 +18,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     if url := os.environ.get("TEST_DATABASE_URL"):
         return url
     # {% if cookiecutter.database == "sqlite" %}
-    return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database').as_posix()}/test.db"
+    return f"sqlite:///{tmp_path_factory.mktemp('database').as_posix()}/test.db"
     # {% endif %}
     # {% if cookiecutter.database == "postgresql" %}
     pytest.skip("TEST_DATABASE_URL does not say where a PostgreSQL server is")
@@ -40,22 +40,17 @@ def settings(database_url: str) -> Iterator[Settings]:
         # {% if cookiecutter.database == "postgresql" %}
         environment.setenv("DEVELOPMENT", "true")
         # {% endif %}
-        migrate(settings)
+        migrations.upgrade(settings)
         yield settings
-
-
-async def empty(settings: Settings) -> None:
-    """Delete every row of every table."""
-    engine = create_engine(settings)
-    async with engine.begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            await connection.execute(table.delete())
-    await engine.dispose()
 
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
     """Return a client of a service with an empty database; errors in it become answers."""
-    asyncio.run(empty(settings))
+    engine = create_engine(settings)
+    with engine.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+    engine.dispose()
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client

@@ -1,52 +1,122 @@
-"""The database: its schema, what it refuses, what is answered without it."""
+"""The database: its schema, units of work, and what is answered without it."""
 
 import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from decimal import Decimal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
-from sqlalchemy import exc, make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, exc, text
 
-from app import database
-from app.items import tables
+from app import migrations
+from app.database import Database, DatabaseDep, DatabaseUnavailable, UtcDateTime, create_engine
+from app.items import queries
+from app.items.models import NewItem
 from app.main import create_app
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 LAMP = {"name": "Lamp", "price": 1}
+# Takes much longer than any test may.
+ENDLESS = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+    "postgresql": "SELECT pg_sleep(600)",
+}
+
+
+def run_endless(connection: Connection) -> None:
+    """Ask for something that takes for ever."""
+    connection.exec_driver_sql(ENDLESS[connection.dialect.name])
+
+
+@asynccontextmanager
+async def opened(settings: Settings, **changes: object) -> AsyncIterator[Database]:
+    """Open the tests' database with other settings."""
+    async with Database.open(settings.model_copy(update=changes)) as database:
+        yield database
+
+
+# The schema ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def alembic(settings: Settings) -> Iterator[Config]:
     """Return how Alembic finds the migrations; the schema is up to date again afterwards."""
-    config = database.alembic_config(settings)
+    config = migrations.alembic_config(settings)
     yield config
     command.upgrade(config, "head")
+
+
+def sample(column: sa.Column[Any]) -> object:
+    """Return a value for `column`; every key is 1, so that rows refer to each other."""
+    if isinstance(column.type, sa.Enum):
+        return column.type.enums[0]
+    values: dict[type, object] = {str: "1", datetime: datetime.now(UTC), bytes: b"1", bool: True}
+    kind = column.type.python_type
+    return values.get(kind) or kind(1)
+
+
+def fill(connection: Connection) -> dict[str, int]:
+    """Insert a row into each empty table; return the number of rows of each."""
+    metadata = sa.MetaData()
+    metadata.reflect(connection)
+    tables = [table for table in metadata.sorted_tables if table.name != "alembic_version"]
+    for table in tables:
+        row = {column.name: sample(column) for column in table.columns if not column.computed}
+        connection.execute(table.delete()) if not table.foreign_keys else None
+        connection.execute(table.insert(), row)
+    return rows(connection)
+
+
+def rows(connection: Connection) -> dict[str, int]:
+    """Count the rows of each table."""
+    names = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
+    return {n: connection.scalar(text(f'SELECT count(*) FROM "{n}"')) or 0 for n in names}  # noqa: S608
 
 
 def test_models_and_migrations_agree(alembic: Config) -> None:
     command.check(alembic)
 
 
-def test_each_migration_goes_up_and_down_and_up_again(alembic: Config) -> None:
+def test_each_migration_goes_up_and_down_and_loses_no_row(
+    alembic: Config, settings: Settings
+) -> None:
+    """A table that is there before and after a migration has as many rows afterwards."""
+
+    def count(do: Callable[[Connection], dict[str, int]]) -> dict[str, int]:
+        engine = create_engine(settings)
+        with engine.begin() as connection:
+            counted = do(connection)
+        engine.dispose()
+        return counted
+
+    def kept(before: dict[str, int], after: dict[str, int]) -> bool:
+        return all(before[name] == after[name] for name in before.keys() & after.keys())
+
     command.downgrade(alembic, "base")
     while True:
+        before = count(fill)
         try:
             command.upgrade(alembic, "+1")
         except CommandError:  # there are no more
             break
+        assert kept(before, count(rows))
+        after = count(rows)
         command.downgrade(alembic, "-1")
+        assert kept(after, count(rows))
         command.upgrade(alembic, "+1")
     command.check(alembic)
 
@@ -62,34 +132,157 @@ def test_migrations_that_run_at_once_wait_for_each_other(alembic: Config) -> Non
     command.check(alembic)
 
 
+def test_an_older_version_starts_with_a_newer_schema(
+    client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(settings)
+    before = text("UPDATE alembic_version SET version_num = :revision")
+    with engine.begin() as connection:
+        (newest,) = migrations.current(connection)
+        connection.execute(before, {"revision": "newer"})
+    try:
+        done = subprocess.run([sys.executable, "-m", "app.database"], cwd=ROOT, check=False)
+        assert done.returncode == 0
+        with TestClient(create_app(settings)) as older:
+            assert older.get("/items/").status_code == 200
+        assert migrations.NEWER in caplog.messages
+    finally:
+        with engine.begin() as connection:
+            connection.execute(before, {"revision": newest})
+        engine.dispose()
+
+
+def test_a_datetime_is_aware_and_utc(settings: Settings) -> None:
+    table = sa.Table("times", sa.MetaData(), sa.Column("at", UtcDateTime))
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    engine = create_engine(settings)
+    with engine.connect() as connection:
+        table.create(connection)
+        elsewhere = noon.astimezone(timezone(timedelta(hours=5)))
+        connection.execute(table.insert(), {"at": elsewhere})
+        read = connection.execute(table.select()).scalar_one()
+        with pytest.raises(exc.StatementError, match="needs a time zone"):
+            connection.execute(table.insert(), {"at": datetime(2026, 1, 1)})  # noqa: DTZ001
+        connection.rollback()
+    engine.dispose()
+
+    assert (read, read.utcoffset()) == (noon, timedelta())
+
+
+# Units of work ------------------------------------------------------------------------------------
+
+
+def test_a_write_is_kept_when_it_returns_and_undone_when_it_fails(settings: Settings) -> None:
+    def create_and_fail(connection: Connection) -> None:
+        queries.create(connection, NewItem(name="undone", price=1))
+        raise HTTPException(409)
+
+    async def scenario() -> list[str]:
+        # The only connection has no transaction left over.
+        async with opened(settings, database_pool_size=1) as database:
+            for _ in range(2):
+                with pytest.raises(HTTPException):
+                    await database.write(create_and_fail)
+                await database.write(queries.create, NewItem(name="kept", price=1))
+            return [item.name for item in await database.read(queries.page, None, 0, 10)]
+
+    with TestClient(create_app(settings)):
+        pass
+    assert asyncio.run(scenario())[-2:] == ["kept", "kept"]
+
+
+def test_context_variables_reach_the_thread(settings: Settings) -> None:
+    request_id = ContextVar("request_id", default="")
+
+    async def scenario() -> str:
+        async with opened(settings) as database:
+            request_id.set("42")
+            return await database.read(lambda _: request_id.get())
+
+    assert asyncio.run(scenario()) == "42"
+
+
+def test_a_statement_that_takes_too_long_is_ended(settings: Settings) -> None:
+    """Its thread and its connection are free again, and so are its locks."""
+
+    async def scenario() -> None:
+        async with opened(settings, database_pool_size=1, database_timeout=1) as database:
+            for call in database.read, database.write:
+                with pytest.raises(DatabaseUnavailable):
+                    await call(run_endless)
+                await asyncio.sleep(1)
+                await database.write(queries.create, NewItem(name="Lamp", price=1))
+
+    asyncio.run(scenario())
+
+
+def test_short_statements_that_take_too_long_are_ended(settings: Settings) -> None:
+    ended = 0.0
+
+    def create_many(connection: Connection) -> None:
+        nonlocal ended
+        try:
+            while time.monotonic() < begin + 10:
+                queries.create(connection, NewItem(name="undone", price=1))
+        finally:
+            ended = time.monotonic() - begin
+
+    async def scenario() -> None:
+        async with opened(settings, database_timeout=1) as database:
+            with pytest.raises(DatabaseUnavailable):
+                await database.write(create_many)
+
+    begin = time.monotonic()
+    asyncio.run(scenario())
+    assert ended < 5
+
+
+def test_a_caller_that_leaves_ends_its_statement(settings: Settings) -> None:
+    async def scenario() -> float:
+        async with opened(settings, database_pool_size=1, database_timeout=60) as database:
+            call = asyncio.create_task(database.read(run_endless))
+            await asyncio.sleep(0.2)
+            call.cancel()
+            begin = time.monotonic()
+            await database.read(queries.by_id, 1)
+            return time.monotonic() - begin
+
+    assert asyncio.run(scenario()) < 10
+
+
+def test_waiting_for_a_thread_counts_and_ping_does_not_wait(settings: Settings) -> None:
+    async def scenario() -> list[object]:
+        async with opened(settings, database_pool_size=1, database_timeout=1) as database:
+            calls = [database.read(lambda _: time.sleep(2)), database.read(queries.by_id, 1)]
+            running = [asyncio.create_task(call) for call in calls]
+            await asyncio.sleep(0.1)
+            await database.ping()
+            assert not any(call.done() for call in running)
+            return list(await asyncio.gather(*running, return_exceptions=True))
+
+    assert [type(result) for result in asyncio.run(scenario())] == [DatabaseUnavailable] * 2
+
+
+# What is answered ---------------------------------------------------------------------------------
+
+
 def test_without_the_database_it_does_not_start(settings: Settings) -> None:
-    url = make_url(settings.database_url)
+    url = sa.make_url(settings.database_url)
     url = url.set(port=1) if url.host else url.set(database="/no/such/folder/service.db")
     away = settings.model_copy(update={"database_url": url.render_as_string(False)})
-    with pytest.raises((OSError, exc.OperationalError)), TestClient(create_app(away)):
+    with pytest.raises((OSError, DatabaseUnavailable)), TestClient(create_app(away)):
         pass
 
 
 @contextmanager
-def busy(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> Iterator[None]:
     """Keep the database from writing items."""
     lock = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE items"}
-
-    async def take() -> AsyncConnection:
-        connection = await database.create_engine(settings).connect()
-        await connection.exec_driver_sql(lock[connection.dialect.name])
-        return connection
-
-    async def release(connection: AsyncConnection) -> None:
-        await connection.close()
-        await connection.engine.dispose()
-
-    with asyncio.Runner() as loop:
-        connection = loop.run(take())
-        try:
-            yield
-        finally:
-            loop.run(release(connection))
+    engine = create_engine(settings)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(lock[engine.dialect.name])
+        yield
+    engine.dispose()
 
 
 def test_what_the_database_does_not_do_in_time_is_answered_503(
@@ -97,117 +290,87 @@ def test_what_the_database_does_not_do_in_time_is_answered_503(
 ) -> None:
     hasty = settings.model_copy(update={"database_timeout": 1})
     with TestClient(create_app(hasty)) as impatient:
-        with busy(settings):
+        with locked(settings):
             answer = impatient.post("/items/", json=LAMP)
             assert answer.status_code == 503
-            assert answer.json() == {"detail": "Service Unavailable"}
+            assert answer.json() == {"detail": "Service Unavailable", "code": "database_unavailable"}
             assert answer.headers["retry-after"] == "1"
         assert impatient.post("/items/", json=LAMP).status_code == 201
         assert impatient.get("/readyz").status_code == 200
     (error,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-    assert error.getMessage().startswith("the database is not available: ")
+    assert error.getMessage().startswith("database_unavailable: ")
     assert len(client.get("/items/").json()["items"]) == 1
 
 
-def test_what_fails_after_a_read_is_undone(client: TestClient, settings: Settings) -> None:
-    app = create_app(settings.model_copy(update={"database_pool_size": 1}))
+def fail_in_sql(connection: Connection) -> None:
+    """Ask for a column that does not exist."""
+    connection.exec_driver_sql("SELECT nothing FROM items")
 
-    @app.post("/fail")
-    async def fail(session: database.Session) -> None:
-        async with session.begin():
-            session.add(tables.Item(name="Lamp", price=Decimal(1)))
-            await session.flush()
-            raise HTTPException(409)
 
-    with TestClient(app) as one:
-        # The only connection has no transactions while it reads, and has them again.
-        for _ in range(2):
-            assert one.get("/items/").json()["items"] == []
-            assert one.post("/fail").status_code == 409
-    assert client.get("/items/").json()["items"] == []
+def fail_in_syntax(connection: Connection) -> None:
+    """Ask for nonsense."""
+    connection.exec_driver_sql("SELEC 1")
+
+
+def time_out(_: Connection) -> None:
+    """Fail as a call of another service does."""
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("function", [fail_in_sql, fail_in_syntax, time_out])
+def test_a_mistake_is_answered_500_and_logged(
+    function: Callable[[Connection], None],
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = create_app(settings)
+
+    @app.get("/mistake")
+    async def mistake(database: DatabaseDep) -> None:
+        await database.read(function)
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/mistake").status_code == 500
+    assert "Traceback" in caplog.text
 
 
 def test_an_error_does_not_tell_the_values(settings: Settings) -> None:
-    async def fail() -> None:
-        engine = database.create_engine(settings)
-        try:
-            async with engine.begin() as connection:
-                await connection.execute(text("SELECT :secret FROM nowhere"), {"secret": "s3cr3t"})
-        finally:
-            await engine.dispose()
+    def fail(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE people (email VARCHAR UNIQUE)")
+        insert = text("INSERT INTO people VALUES (:email)")
+        connection.execute(insert, [{"email": "s3cr3t"}, {"email": "s3cr3t"}])
 
-    with pytest.raises(exc.DBAPIError) as caught:
-        asyncio.run(fail())
-    assert "s3cr3t" not in str(caught.value)
+    async def scenario() -> None:
+        async with opened(settings) as database:
+            await database.write(fail)
+
+    with pytest.raises(exc.IntegrityError) as caught:
+        asyncio.run(scenario())
+    assert "s3cr3t" not in f"{caught.value} {caught.value.orig}"
 # {% if cookiecutter.database == "sqlite" %}
 
 
-def test_sqlite_checks_foreign_keys_and_lets_readers_and_a_writer_work(settings: Settings) -> None:
-    async def pragmas() -> list[object]:
-        engine = database.create_engine(settings)
-        try:
-            async with engine.connect() as connection:
-                names = ("foreign_keys", "journal_mode", "busy_timeout", "synchronous")
-                found = [await connection.exec_driver_sql(f"PRAGMA {name}") for name in names]
-                return [result.scalar() for result in found]
-        finally:
-            await engine.dispose()
+def test_sqlite_checks_foreign_keys_and_keeps_what_it_acknowledged(settings: Settings) -> None:
+    names = ("foreign_keys", "journal_mode", "synchronous", "temp_store")
 
-    if make_url(settings.database_url).get_backend_name() == "sqlite":
-        # 2 is FULL: what was acknowledged survives a power failure.
-        assert asyncio.run(pragmas()) == [1, "wal", settings.database_timeout * 1000, 2]
+    def pragmas(connection: Connection) -> list[object]:
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
 
+    async def scenario() -> list[object]:
+        async with opened(settings) as database:
+            return await database.write(pragmas)
 
-def test_a_file_that_was_restored_may_be_written_by_its_group(
-    alembic: Config, settings: Settings
-) -> None:
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        file = Path(str(url.database))
-        file.chmod(0o644)
-        command.upgrade(alembic, "head")
-        assert file.stat().st_mode & 0o777 == 0o660
-# {% endif %}
-# {% if cookiecutter.database == "postgresql" %}
+    if settings.database_url.startswith("sqlite"):
+        # FULL (2): what was acknowledged survives a power failure. MEMORY (2): no temporary folder.
+        assert asyncio.run(scenario()) == [1, "wal", 2, 2]
 
 
-def test_without_a_schema_it_does_not_start(alembic: Config, settings: Settings) -> None:
-    if make_url(settings.database_url).get_backend_name() == "postgresql":
-        command.downgrade(alembic, "base")
-        with pytest.raises(exc.NoResultFound), TestClient(create_app(settings)):
-            pass
-
-
-def with_password(**values: object) -> str | None:
-    """Return the password with which `values` would connect."""
-    settings = Settings.model_construct(
-        **{"database_url": "postgresql://app@localhost/app"} | values  # type: ignore[arg-type]
-    )
-    return database.create_engine(settings).url.password
-
-
-def test_the_password_comes_from_the_url_a_setting_or_a_file(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("from a file\n")
-    assert with_password(database_url="postgres://app:in%40it@localhost/app") == "in@it"
-    assert with_password(database_password="s3cr3t") == "s3cr3t"  # noqa: S106
-    assert with_password(database_password_file=str(secret)) == "from a file"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"database_password": database.SAMPLE_PASSWORD},
-        {"database_url": f"postgresql://app:{database.SAMPLE_PASSWORD}@localhost/app"},
-    ],
-)
-def test_the_sample_password_is_for_development_alone(values: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="DATABASE_PASSWORD is the sample"):
-        with_password(**values)
-    assert with_password(development=True, **values) == database.SAMPLE_PASSWORD
-
-
-def test_a_password_is_not_shown() -> None:
-    settings = Settings(database_url="postgresql://app:s3cr3t@h/app", database_password="s3cr3t")  # noqa: S106
-    assert "s3cr3t" not in repr(settings)
+def test_the_file_may_be_written_by_its_group_and_is_no_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "service.db", tmp_path / "link.db"
+    file.touch(0o644)
+    link.symlink_to(file)
+    migrations.upgrade(Settings.model_construct(database_url=f"sqlite:///{file.as_posix()}"))
+    assert file.stat().st_mode & 0o777 == 0o660
+    with pytest.raises(OSError, match=r"link\.db"):
+        migrations.upgrade(Settings.model_construct(database_url=f"sqlite:///{link.as_posix()}"))
 # {% endif %}

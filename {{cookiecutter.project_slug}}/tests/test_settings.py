@@ -102,7 +102,7 @@ def test_a_url_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("password", ["half@s3cr3t", "half@:s3cr3t", "half@/s3cr3t", "@"])
 def test_a_password_is_not_taken_for_a_host(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{password}@localhost/app")
-    with pytest.raises(ValidationError, match="more than one @") as caught:
+    with pytest.raises(ValidationError, match="%40 for an @") as caught:
         Settings()
     assert "s3cr3t" not in str(caught.value)
 # {% endif %}

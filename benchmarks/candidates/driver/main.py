@@ -1,7 +1,7 @@
 """Items by the driver alone: two endpoints, and `python bare.py read 2` without any.
 
 The second prints, as JSON, how many requests a second were made for 2 seconds, and the CPU time for each
-in µs. With `BY=sqlalchemy`, both send the same statements through SQLAlchemy.
+in µs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pydantic import BaseModel
 
 URL = os.environ["DATABASE_URL"]
 
-READ = "SELECT item_id, name, price, is_offer FROM items WHERE item_id = {}"
-CREATE = "INSERT INTO items (name, price, is_offer) VALUES ({}, {}, {})"
+READ = "SELECT item_id, name, price_cents, is_offer FROM items WHERE item_id = {}"
+CREATE = "INSERT INTO items (name, price_cents, is_offer) VALUES ({}, {}, {})"
 
 
 class NewItem(BaseModel):
@@ -39,6 +39,11 @@ class Item(NewItem):
     item_id: int
 
 
+def item_of(row: Any) -> Item:
+    """Return the item of a row."""
+    return Item(item_id=row[0], name=row[1], price=Decimal(row[2]).scaleb(-2), is_offer=row[3])
+
+
 class SQLite:
     """A connection by aiosqlite, which commits each statement."""
 
@@ -51,7 +56,7 @@ class SQLite:
         """Connect, and disconnect at the end."""
         import aiosqlite
 
-        file = URL.removeprefix("sqlite+aiosqlite:///")
+        file = URL.removeprefix("sqlite:///")
         async with aiosqlite.connect(file, timeout=4, isolation_level=None) as connection:
             await connection.execute("PRAGMA foreign_keys = ON")
             yield cls(connection)
@@ -59,9 +64,8 @@ class SQLite:
     async def read(self, item_id: int) -> Item | None:
         """Return an item, if there is one."""
         rows = await self.connection.execute_fetchall(READ.format("?"), (item_id,))
-        for number, name, price, is_offer in rows:
-            price = Decimal(price).scaleb(-2)  # kept in hundredths
-            return Item(item_id=number, name=name, price=price, is_offer=is_offer)
+        for row in rows:
+            return item_of(row)
         return None
 
     async def create(self, item: NewItem) -> int:
@@ -91,63 +95,19 @@ class PostgreSQL:
         """Return an item, if there is one."""
         rows = await self.connection.execute(READ.format("%s"), (item_id,))
         row = await rows.fetchone()
-        if row is None:
-            return None
-        return Item(item_id=row[0], name=row[1], price=row[2], is_offer=row[3])
+        return None if row is None else item_of(row)
 
     async def create(self, item: NewItem) -> int:
         """Keep an item; return its id."""
-        values = (item.name, item.price, item.is_offer)
+        values = (item.name, int(item.price * 100), item.is_offer)
         rows = await self.connection.execute(
             CREATE.format("%s", "%s", "%s") + " RETURNING item_id", values
         )
         return int((await rows.fetchone())[0])
 
 
-class SQLAlchemy:
-    """A pool of one connection, by the same drivers; no tables, no session, no transaction to read."""
-
-    def __init__(self, engine: Any) -> None:
-        from sqlalchemy import text
-
-        self.engine = self.reading = engine
-        hundredths = engine.dialect.name == "sqlite"
-        if not hundredths:
-            self.reading = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self.price = (lambda price: Decimal(price).scaleb(-2)) if hundredths else Decimal
-        self.kept = (lambda price: int(price * 100)) if hundredths else Decimal
-        self.select = text(READ.format(":item_id"))
-        self.insert = text(CREATE.format(":name", ":price", ":is_offer") + " RETURNING item_id")
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls) -> AsyncIterator[SQLAlchemy]:
-        """Make an engine, and dispose of it at the end."""
-        from sqlalchemy.ext.asyncio import create_async_engine
-
-        engine = create_async_engine(URL, pool_size=1, max_overflow=0)
-        yield cls(engine)
-        await engine.dispose()
-
-    async def read(self, item_id: int) -> Item | None:
-        """Return an item, if there is one."""
-        async with self.reading.connect() as connection:
-            row = (await connection.execute(self.select, {"item_id": item_id})).one_or_none()
-        if row is None:
-            return None
-        return Item(item_id=row[0], name=row[1], price=self.price(row[2]), is_offer=row[3])
-
-    async def create(self, item: NewItem) -> int:
-        """Keep an item; return its id."""
-        values = {"name": item.name, "price": self.kept(item.price), "is_offer": item.is_offer}
-        async with self.engine.begin() as connection:
-            return int((await connection.execute(self.insert, values)).scalar_one())
-
-
-Database = SQLite | PostgreSQL | SQLAlchemy
+Database = SQLite | PostgreSQL
 Connection: type[Database] = SQLite if URL.startswith("sqlite") else PostgreSQL
-if os.environ.get("BY") == "sqlalchemy":
-    Connection = SQLAlchemy
 
 
 @asynccontextmanager

@@ -3,16 +3,16 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, status
-from sqlalchemy import Row, bindparam, delete, select, update
+from pydantic import BaseModel
 
-from app.database import Reading, Session
+from app.database import DatabaseDep
 from app.errors import Error
-from app.items import tables
-from app.items.models import Created, Item, ItemId, NewItem, Page, Text
+from app.items import queries
+from app.items.models import Item, ItemId, NewItem, Text
 
 router = APIRouter(prefix="/items", tags=["items"])
 
-ABSENT: dict[int | str, dict[str, Any]] = {
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
     status.HTTP_404_NOT_FOUND: {"model": Error, "description": "No such item"}
 }
 LOCATION: dict[int | str, dict[str, Any]] = {
@@ -22,66 +22,65 @@ LOCATION: dict[int | str, dict[str, Any]] = {
 }
 
 
-# Made once: making a statement costs more than running it.
-ITEMS = select(tables.Item.__table__)
-BY_ID = ITEMS.where(tables.Item.item_id == bindparam("item_id"))
+class Page(BaseModel):
+    """Some of the items, oldest first."""
+
+    items: list[Item]
+    next_cursor: ItemId | None
+    """The `cursor` of the next page, if there is one."""
 
 
-def found(row: Row[Any] | tables.Item | None) -> Item:
-    """Return the item that is in the database, or answer 404."""
-    if row is None:
+class Created(BaseModel):
+    """Answer to a new item."""
+
+    message: str
+    item: Item
+
+
+def item_or_404(item: Item | None) -> Item:
+    """Return the item, or answer 404 where there is none."""
+    if item is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "No such item")
-    return Item.model_validate(row)
+    return item
 
 
 @router.get("/")
 async def list_items(
-    connection: Reading,
+    database: DatabaseDep,
     q: Text | None = None,
     cursor: ItemId | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
 ) -> Page:
     """List items, oldest first: those whose name contains `q`, if given, after the `cursor`."""
-    query = ITEMS.order_by(tables.Item.item_id).limit(limit + 1)
-    if q is not None:
-        query = query.where(tables.Item.name.icontains(q, autoescape=True))
-    if cursor is not None:
-        query = query.where(tables.Item.item_id > cursor)
-    items = [Item.model_validate(row) for row in await connection.execute(query)]
+    items = await database.read(queries.page, q, cursor or 0, limit + 1)
     more = len(items) > limit
     return Page(items=items[:limit], next_cursor=items[limit - 1].item_id if more else None)
 
 
-@router.get("/{item_id}", responses=ABSENT)
-async def read_item(item_id: ItemId, connection: Reading) -> Item:
+@router.get("/{item_id}", responses=NOT_FOUND)
+async def read_item(item_id: ItemId, database: DatabaseDep) -> Item:
     """Return the item with this id."""
-    rows = await connection.execute(BY_ID, {"item_id": item_id})
-    return found(rows.one_or_none())
+    return item_or_404(await database.read(queries.by_id, item_id))
 
 
 @router.post("/", status_code=status.HTTP_201_CREATED, responses=LOCATION)
 async def create_item(
-    item: NewItem, session: Session, request: Request, response: Response
+    item: NewItem, database: DatabaseDep, request: Request, response: Response
 ) -> Created:
-    """Keep a new item; `Location` says where it is."""
-    row = tables.Item(**item.model_dump())
-    async with session.begin():
-        session.add(row)
-    response.headers["Location"] = request.url_for("read_item", item_id=row.item_id).path
-    return Created(message="Item created successfully", item=found(row))
+    """Create an item; `Location` is its path."""
+    created = await database.write(queries.create, item)
+    response.headers["Location"] = request.url_for("read_item", item_id=created.item_id).path
+    return Created(message="Item created successfully", item=created)
 
 
-@router.put("/{item_id}", responses=ABSENT)
-async def replace_item(item_id: ItemId, item: NewItem, session: Session) -> Item:
-    """Replace what is known of the item with this id."""
-    change = update(tables.Item).where(tables.Item.item_id == item_id).values(**item.model_dump())
-    async with session.begin():
-        return found(await session.scalar(change.returning(tables.Item)))
+@router.put("/{item_id}", responses=NOT_FOUND)
+async def replace_item(item_id: ItemId, item: NewItem, database: DatabaseDep) -> Item:
+    """Replace the item with this id."""
+    return item_or_404(await database.write(queries.replace, item_id, item))
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=ABSENT)
-async def delete_item(item_id: ItemId, session: Session) -> None:
-    """Forget the item with this id."""
-    removal = delete(tables.Item).where(tables.Item.item_id == item_id)
-    async with session.begin():
-        found(await session.scalar(removal.returning(tables.Item)))
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=NOT_FOUND)
+async def delete_item(item_id: ItemId, database: DatabaseDep) -> None:
+    """Delete the item with this id."""
+    if not await database.write(queries.remove, item_id):
+        item_or_404(None)

@@ -1,11 +1,9 @@
 """Items in the database."""
 
-from decimal import Decimal
-
 from sqlalchemy import BigInteger, Identity, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, Money
+from app.database import Base
 
 
 class Item(Base):
@@ -18,5 +16,6 @@ class Item(Base):
         BigInteger().with_variant(Integer(), "sqlite"), Identity(), primary_key=True
     )
     name: Mapped[str] = mapped_column(String(200))
-    price: Mapped[Decimal] = mapped_column(Money(12, 2))
+    # Money is a whole number: SQLite has no decimals.
+    price_cents: Mapped[int] = mapped_column(BigInteger)
     is_offer: Mapped[bool | None]

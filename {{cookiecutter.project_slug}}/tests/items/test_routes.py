@@ -41,7 +41,8 @@ def test_a_price_comes_back_exactly(price: str, client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "kept"), [(12, "12.00"), (0.1, "0.10"), (-0.0, "0.00"), ("7", "7.00")]
+    ("price", "kept"),
+    [(12, "12.00"), (0.1, "0.10"), (0.1 + 0.2, "0.30"), (-0.0, "0.00"), ("7", "7.00")],
 )
 def test_a_price_has_one_form(price: float | str, kept: str, client: TestClient) -> None:
     item_id = create(client, price=price)
@@ -56,7 +57,7 @@ def test_a_price_has_one_form(price: float | str, kept: str, client: TestClient)
         ({"name": "a\0b"}, "name"),
         ({"name": "x" * 201}, "name"),
         ({"price": -1}, "price"),
-        ({"price": 0.001}, "price"),
+        ({"price": "0.001"}, "price"),
         ({"price": 1e10}, "price"),
         ({"price": "1e3"}, "price"),
         ({"price": " 1"}, "price"),
@@ -71,7 +72,7 @@ def test_a_bad_item_is_refused(change: dict[str, Any], where: str, client: TestC
     item = {"name": "Lamp", "price": 12} | change
     for answer in (client.post("/items/", json=item), client.put("/items/1", json=item)):
         assert answer.status_code == 422
-        assert [problem["loc"] for problem in answer.json()["detail"]] == [["body", where]]
+        assert {problem["loc"][1] for problem in answer.json()["detail"]} == {where}
 
 
 @pytest.mark.parametrize("item_id", ["0", "-1", "x", str(2**63)])

@@ -20,12 +20,9 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("name", sa.String(200), nullable=False),
-        # In SQLite a number of hundredths.
-        sa.Column(
-            "price", sa.Numeric(12, 2).with_variant(sa.BigInteger(), "sqlite"), nullable=False
-        ),
+        sa.Column("price_cents", sa.BigInteger(), nullable=False),
         sa.Column("is_offer", sa.Boolean()),
-        sa.PrimaryKeyConstraint("item_id"),
+        sa.PrimaryKeyConstraint("item_id", name=op.f("pk_items")),
         sqlite_autoincrement=True,
     )
 

@@ -1,0 +1,239 @@
+"""Migrations as an owner writes them: no row is lost, and nothing else that a table promises."""
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine
+
+from app import migrations
+from app.database import create_engine
+from app.settings import Settings
+
+BEFORE = """
+    op.create_table("parents", sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String(20), nullable=False), sa.Column("old", sa.String(20)),
+        sa.CheckConstraint("length(name) > 0", name="name"), sa.UniqueConstraint("name"),
+        sqlite_autoincrement=True)
+    op.create_index("ix_parents_lower", "parents", [sa.text("lower(name)")])
+    op.create_table("children", sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("parent_id", sa.Integer, sa.ForeignKey("parents.id", ondelete="CASCADE"), nullable=False))
+    op.create_table("grandchildren", sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("child_id", sa.Integer, sa.ForeignKey("children.id", ondelete="CASCADE"), nullable=False))
+    for table, values in ("parents", "1, 'a', 'b'"), ("children", "1, 1"), ("grandchildren", "1, 1"):
+        op.execute(f"INSERT INTO {table} VALUES ({values})")
+"""
+AFTER = """
+    for table in "grandchildren", "children", "parents":
+        op.drop_table(table)
+"""
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """Return an engine of the tests' database."""
+    engine = create_engine(settings)
+    yield engine
+    engine.dispose()
+
+
+class Owner:
+    """An owner who writes migrations, each after the one before."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.config = migrations.alembic_config(settings)
+        self.folder = folder
+        self.config.set_main_option("path_separator", "newline")
+        self.config.set_main_option(
+            "version_locations", f"{migrations.FOLDER / 'versions'}\n{folder}"
+        )
+        self.newest = next(iter(migrations.revisions()[1]))
+
+    def write(self, upgrade: str, downgrade: str = "pass") -> None:
+        """Write a migration."""
+        revision = f"test{len(list(self.folder.iterdir()))}"
+        body = textwrap.dedent(upgrade), textwrap.dedent(downgrade)
+        up, down = (textwrap.indent(text.strip(), "    ") for text in body)
+        (self.folder / f"{revision}.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\n"
+            f"revision = {revision!r}\ndown_revision = {self.newest!r}\n"
+            f"def upgrade():\n{up}\ndef downgrade():\n{down}\n"
+        )
+        self.newest = revision
+
+    def upgrade(self) -> None:
+        """Run all that is to be run."""
+        command.upgrade(self.config, "head")
+
+
+@pytest.fixture
+def owner(settings: Settings, tmp_path: Path) -> Iterator[Owner]:
+    """Return an owner of a database with a parent, a child and a grandchild."""
+    owner = Owner(settings, tmp_path)
+    before = owner.newest
+    owner.write(BEFORE, AFTER)
+    owner.upgrade()
+    yield owner
+    command.downgrade(owner.config, before)
+
+
+def family(engine: Engine) -> list[int]:
+    """Count parents, children and grandchildren."""
+    tables = ("parents", "children", "grandchildren")
+    with engine.connect() as connection:
+        counted = [connection.exec_driver_sql(f"SELECT count(*) FROM {t}").scalar() for t in tables]  # noqa: S608
+    return [number or 0 for number in counted]
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "downgrade"),
+    [
+        (
+            'batch.add_column(sa.Column("new", sa.DateTime, server_default=sa.func.now()))',
+            'batch.drop_column("new")',
+        ),
+        (
+            'batch.alter_column("old", type_=sa.Text, existing_type=sa.String(20))',
+            'batch.alter_column("old", type_=sa.String(20), existing_type=sa.Text)',
+        ),
+        (
+            'batch.alter_column("old", new_column_name="new", existing_type=sa.String(20))',
+            'batch.alter_column("new", new_column_name="old", existing_type=sa.String(20))',
+        ),
+        ('batch.drop_column("old")', 'batch.add_column(sa.Column("old", sa.String(20)))'),
+        (
+            'batch.drop_constraint("uq_parents_name", type_="unique")',
+            'batch.create_unique_constraint("uq_parents_name", ["name"])',
+        ),
+        (
+            'batch.add_column(sa.Column("kind", sa.Enum("a", "b", name="kind", native_enum=False)))',
+            'batch.drop_column("kind")',
+        ),
+    ],
+    ids=["add", "alter", "rename", "drop", "unique", "enum"],
+)
+def test_no_row_is_lost(upgrade: str, downgrade: str, owner: Owner, engine: Engine) -> None:
+    batch = 'with op.batch_alter_table("parents") as batch:\n    '
+    owner.write(f"{batch}{upgrade}", f"{batch}{downgrade}")
+    for _ in range(2):
+        owner.upgrade()
+        assert family(engine) == [1, 1, 1]
+        command.downgrade(owner.config, "-1")
+        assert family(engine) == [1, 1, 1]
+
+
+def test_an_index_is_created_concurrently(owner: Owner, engine: Engine) -> None:
+    owner.write(
+        """
+        with op.get_context().autocommit_block():
+            op.create_index("ix_old", "parents", ["old"], postgresql_concurrently=True)
+        """,
+        'op.drop_index("ix_old", "parents")',
+    )
+    owner.upgrade()
+    assert family(engine) == [1, 1, 1]
+
+
+def test_a_migration_that_fails_changes_nothing(owner: Owner, engine: Engine) -> None:
+    owner.write('op.drop_column("parents", "old")\nop.execute("SELECT nothing")')
+    with pytest.raises(Exception, match="nothing"):
+        owner.upgrade()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT old FROM parents").scalar() == "b"
+    owner.newest = "test0"
+    (owner.folder / "test1.py").unlink()
+# {% if cookiecutter.database == "sqlite" %}
+
+
+REBUILD = """
+with op.batch_alter_table("parents") as batch:
+    batch.alter_column("old", type_=sa.Text, existing_type=sa.String(20))
+"""
+
+
+def schema(engine: Engine) -> dict[str, str]:
+    """Return the SQL of everything in the database, without quotes and white space."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql > ''")
+        return {name: "".join(sql.replace('"', "").split()) for name, sql in rows}
+
+
+@pytest.fixture
+def sqlite(settings: Settings) -> None:
+    """Skip the test with another database."""
+    if not settings.database_url.startswith("sqlite"):
+        pytest.skip("SQLite alone copies tables")
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_what_belongs_to_a_table_survives_its_copy(owner: Owner, engine: Engine) -> None:
+    drops = "for what in 'VIEW names', 'TRIGGER log', 'TABLE logs':\n    op.execute('DROP ' + what)"
+    owner.write(
+        """
+        op.execute("CREATE TABLE logs (name)")
+        op.execute("CREATE TRIGGER log AFTER INSERT ON parents BEGIN INSERT INTO logs VALUES (new.name); END")
+        op.execute("CREATE VIEW names AS SELECT name FROM parents")
+        op.execute("INSERT INTO parents VALUES (7, 'c', 'd')")
+        op.execute("DELETE FROM parents WHERE id = 7")
+        """,
+        drops,
+    )
+    owner.upgrade()
+    before = schema(engine)
+    owner.write(REBUILD)
+    owner.upgrade()
+    after = schema(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO parents (name) VALUES ('e')")
+        assert connection.exec_driver_sql("SELECT max(id) FROM parents").scalar() == 8
+        connection.exec_driver_sql("DELETE FROM parents WHERE id = 8")
+        assert connection.exec_driver_sql("SELECT max(name) FROM logs").scalar() == "e"
+    assert before.keys() == after.keys()
+    assert {n: s for n, s in before.items() if n != "parents"} == {
+        n: s for n, s in after.items() if n != "parents"
+    }
+    assert "AUTOINCREMENT" in after["parents"]
+    assert "CHECK(length(name)>0)" in after["parents"]
+
+
+@pytest.mark.usefixtures("sqlite")
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (
+            'op.execute("CREATE TABLE made (a TEXT COLLATE NOCASE, b TEXT)")',
+            'with op.batch_alter_table("made") as batch:\n    batch.drop_column("b")',
+            "would lose COLLATE",
+        ),
+        (
+            'op.execute("CREATE TABLE made (a TEXT CHECK (a > 0), b TEXT)")',
+            'with op.batch_alter_table("made") as batch:\n    batch.drop_column("b")',
+            "Unnamed CHECK constraint",
+        ),
+        (
+            'op.execute("CREATE TABLE made (a TEXT)")\n'
+            'op.execute("CREATE VIEW made_view AS SELECT old FROM parents")',
+            'with op.batch_alter_table("parents") as batch:\n    batch.drop_column("old")',
+            "made_view",
+        ),
+        (
+            'op.execute("CREATE TABLE made (a TEXT)")',
+            'op.execute("DELETE FROM parents")',
+            "rows of children would refer to rows of parents",
+        ),
+    ],
+    ids=["collate", "check", "view", "foreign key"],
+)
+def test_what_would_be_lost_is_refused(
+    before: str, after: str, reason: str, owner: Owner, engine: Engine
+) -> None:
+    drops = "for what in 'VIEW IF EXISTS made_view', 'TABLE made':\n    op.execute('DROP ' + what)"
+    owner.write(before, drops)
+    owner.upgrade()
+    owner.write(after)
+    with pytest.raises(Exception, match=reason):
+        owner.upgrade()
+    assert family(engine) == [1, 1, 1]
+# {% endif %}

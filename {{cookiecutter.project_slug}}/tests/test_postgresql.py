@@ -1,0 +1,80 @@
+"""PostgreSQL: its password, and what it tells."""
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from fastapi.testclient import TestClient
+
+from app import database, migrations, postgresql
+from app.main import create_app
+from app.settings import Settings
+
+
+def test_without_a_schema_it_does_not_start(settings: Settings) -> None:
+    if settings.database_url.startswith("postgresql"):
+        alembic = migrations.alembic_config(settings)
+        command.downgrade(alembic, "base")
+        try:
+            with (
+                pytest.raises(LookupError, match=r"python -m app\.database"),
+                TestClient(create_app(settings)),
+            ):
+                pass
+        finally:
+            command.upgrade(alembic, "head")
+
+
+def with_password(**values: object) -> str | None:
+    """Return the password with which `values` would connect."""
+    settings = Settings.model_construct(
+        **{"database_url": "postgresql://app@localhost/app"} | values  # type: ignore[arg-type]
+    )
+    return database.create_engine(settings).url.password
+
+
+def test_the_password_comes_from_the_url_a_setting_or_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("from a file\n")
+    assert with_password(database_url="postgres://app:in%40it@localhost/app") == "in@it"
+    assert with_password(database_password="s3cr3t") == "s3cr3t"  # noqa: S106
+    assert with_password(database_password_file=str(secret)) == "from a file"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"database_password": postgresql.SAMPLE_PASSWORD},
+        {"database_url": f"postgresql://app:{postgresql.SAMPLE_PASSWORD}@localhost/app"},
+    ],
+)
+def test_the_sample_password_is_for_development_alone(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="DATABASE_PASSWORD is the sample"):
+        with_password(**values)
+    assert with_password(development=True, **values) == postgresql.SAMPLE_PASSWORD
+
+
+def test_a_password_is_not_shown() -> None:
+    settings = Settings(database_url="postgresql://app:s3cr3t@h/app", database_password="s3cr3t")  # noqa: S106
+    assert "s3cr3t" not in repr(settings)
+
+
+def test_a_password_where_a_file_name_belongs_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="DATABASE_PASSWORD_FILE: No such file") as caught:
+        with_password(database_password_file="s3cr3t")  # noqa: S106
+    assert "s3cr3t" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:s3cr3t",
+        "postgresql://app:s3@cr3t@host/app",
+        "s3cr3t",
+        "mysql://s3cr3t@h/a",
+    ],
+)
+def test_a_wrong_url_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ValueError, match="database_url") as caught:
+        Settings(database_url=url)
+    assert "cr3t" not in str(caught.value)
