@@ -4,7 +4,9 @@ The page is the test. Comments in it say what its service needs:
 
     <!-- answers: database=postgresql -->    answers to the template's questions; the default has no database
     <!-- image -->                           serve the image in a hardened container, not this machine's Python
+    <!-- no service -->                      start no service
     <!-- environment: NAME=value -->         a variable of the service, one comment each
+    <!-- setup -->                           stands before a ```sh block that runs after the diff
     <!-- check -->                           stands before the ```python or ```sh block that must succeed
 """
 
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +76,12 @@ class Recipe:
     def diff(self) -> str:
         """Return its diffs."""
         return "".join(re.findall(r"^```diff\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE))
+
+    @property
+    def setup(self) -> str:
+        """Return the commands that come after its diffs."""
+        pattern = r"^<!-- setup -->\n```sh\n(.*?)^```$"
+        return "".join(re.findall(pattern, self.text, re.DOTALL | re.MULTILINE))
 
     @property
     def check(self) -> tuple[str, str]:
@@ -178,21 +186,24 @@ def running(service: Service, name: str, **environment: str) -> Iterator[dict[st
         docker("build", "--quiet", "--tag", image, str(service.path))
         with container(image, *hardened, *variables) as service_container:
             service_container.wait_healthy()
-            yield {"ADDRESS": service_container.url.removeprefix("http://")}
+            yield {"ADDRESS": service_container.url.removeprefix("http://"), "IMAGE": image}
             assert service_container.stop() == 0
     finally:
         docker("rmi", "--force", image, check=False)
 
 
-def run_check(recipe: Recipe, service: Service, **environment: str) -> None:
-    """Run the page's check, or fail with its output."""
-    language, text = recipe.check
+def with_tools() -> str:
+    """Return a PATH that begins with this environment's programs."""
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def run_block(language: str, text: str, service: Service, /, **environment: str) -> None:
+    """Run a block of a page in the service's folder, or fail with its output."""
     program = [sys.executable, "-c"] if language == "python" else ["sh", "-euc"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        [*program, text.replace(ADDRESS, environment["ADDRESS"])],
+        [*program, text.replace(ADDRESS, environment.get("ADDRESS", ADDRESS))],
         cwd=service.path,
-        env=clean_environment() | {"PATH": path} | environment,
+        env=clean_environment() | {"PATH": with_tools()} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -228,13 +239,18 @@ def test_a_recipe_works(
     added = re.findall(r"^\+\+\+ b/(tests/.*)$", recipe.diff, re.MULTILINE)
     if added:
         service.python("-m", "pytest", "-p", "no:cacheprovider", *added, **environment)
-    place = (
-        running(service, recipe.path.stem, **variables)
-        if recipe.image
-        else serving(service, **environment, **variables)
-    )
-    with place as variables:
-        run_check(recipe, service, **environment, **variables)
+    run_block("sh", recipe.setup, service, **environment)
+    place: AbstractContextManager[dict[str, str]]
+    if "\n<!-- no service -->\n" in recipe.text:
+        place = nullcontext({})
+    elif recipe.image:
+        if packages:
+            service.run("make", "lock", PATH=with_tools())
+        place = running(service, recipe.path.stem, **variables)
+    else:
+        place = serving(service, **environment, **variables)
+    with place as told:
+        run_block(*recipe.check, service, **environment, **told)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.path.stem)
