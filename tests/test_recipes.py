@@ -227,17 +227,17 @@ def test_a_recipe_works(
     request: pytest.FixtureRequest,
 ) -> None:
     environment = {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
-    if recipe.diff:
-        service.python("-m", "ruff", "check", "--no-cache")
-        service.python("-m", "ruff", "format", "--no-cache", "--check")
+    changed = re.findall(r"^\+\+\+ b/(.*\.py)$", recipe.diff, re.MULTILINE)
+    if changed:
+        service.python("-m", "ruff", "check", "--no-cache", *changed)
+        service.python("-m", "ruff", "format", "--no-cache", "--check", *changed)
         service.python("-m", "mypy", "--cache-dir", str(caches / "mypy"), **environment)
     variables = recipe.environment
     if recipe.answers["database"] == "postgresql":
         variables["DATABASE_URL"] = request.getfixturevalue("postgresql")
         environment["TEST_DATABASE_URL"] = variables["DATABASE_URL"]
         service.python("-m", "app.database", **environment, **variables)
-    added = re.findall(r"^\+\+\+ b/(tests/.*)$", recipe.diff, re.MULTILINE)
-    if added:
+    if added := [name for name in changed if name.startswith("tests/")]:
         service.python("-m", "pytest", "-p", "no:cacheprovider", *added, **environment)
     run_block("sh", recipe.setup, service, **environment)
     place: AbstractContextManager[dict[str, str]]
