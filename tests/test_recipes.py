@@ -116,6 +116,13 @@ def service(
         patch = folder.with_name("recipe.diff")
         patch.write_text(recipe.diff, "utf-8")
         service.run("git", "apply", str(patch))
+    if recipe.answers["database"] != "none":
+        # For make, which makes no .venv then.
+        python = folder / ".venv/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        (folder / ".venv/installed").touch()
     return service
 
 
@@ -235,11 +242,13 @@ def test_a_recipe_works(
     variables = recipe.environment
     if recipe.answers["database"] == "postgresql":
         variables["DATABASE_URL"] = request.getfixturevalue("postgresql")
-        environment["TEST_DATABASE_URL"] = variables["DATABASE_URL"]
         service.python("-m", "app.database", **environment, **variables)
-    if added := [name for name in changed if name.startswith("tests/")]:
-        service.python("-m", "pytest", "-p", "no:cacheprovider", *added, **environment)
-    run_block("sh", recipe.setup, service, **environment)
+    run_block("sh", recipe.setup, service, **environment, **variables)
+    tests = [name for name in changed if name.startswith("tests/")]
+    if "make migration" in recipe.setup:
+        tests.append("tests/test_migrations.py")
+    if tests:
+        service.python("-m", "pytest", "-p", "no:cacheprovider", *tests, **environment)
     place: AbstractContextManager[dict[str, str]]
     if "\n<!-- no service -->\n" in recipe.text:
         place = nullcontext({})
@@ -250,7 +259,7 @@ def test_a_recipe_works(
     else:
         place = serving(service, **environment, **variables)
     with place as told:
-        run_block(*recipe.check, service, **environment, **told)
+        run_block(*recipe.check, service, **environment, **variables, **told)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.path.stem)
