@@ -4,9 +4,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-# {% if cookiecutter.database != "none" %}
-from sqlalchemy import exc, make_url
-# {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 
 DATABASE_URL = "postgresql+psycopg://app@localhost/app"
@@ -59,6 +56,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
+        from sqlalchemy import exc, make_url
+
         # Errors of SQLAlchemy and of the driver would show what they take for the host or the port.
         try:
             backend = make_url(value).get_backend_name()
