@@ -241,8 +241,8 @@ DEFECTS = [
     Defect(
         "a probe that takes a failure for health",
         f"{SERVICE}/server/probe.py",
-        '("HTTP/1.0 2", "HTTP/1.1 2")',
-        '("HTTP/1.0 ", "HTTP/1.1 ")',
+        "[234]",
+        "[2345]",
         "service tests/server/test_probe.py",
     ),
     Defect(

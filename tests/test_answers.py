@@ -425,7 +425,7 @@ def read_back(service: Path) -> dict[str, Any]:
     found = {
         keyword.arg: keyword.value.value
         for call in calls
-        if ast.unparse(call.func) == "FastAPI"
+        if ast.unparse(call.func) == "Service"
         for keyword in call.keywords
         if keyword.arg and isinstance(keyword.value, ast.Constant)
     }

@@ -82,7 +82,7 @@ def test_the_readme_s_tree_is_the_default_service(bake: Bake) -> None:
 
 
 def test_every_link_in_the_documents_leads_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         for link in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
             if not link.startswith(("http", "mailto")):
                 assert (document.parent / link).exists(), f"{document.name}: {link}"

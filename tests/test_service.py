@@ -209,7 +209,10 @@ def test_its_formatter_changes_nothing(service: Service) -> None:
 
 
 def test_its_tests_pass_with_warnings_as_errors(bake: Bake) -> None:
-    output = bake().python("-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
+    """The tests of the server take longer; the next test but one runs them."""
+    output = bake().python(
+        "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", "--ignore=tests/server"
+    )
     assert re.search(r"\d+ passed", output)
     assert "failed" not in output
     assert "skipped" not in output
@@ -220,6 +223,13 @@ def test_without_a_database_there_is_no_trace_of_one(bake: Bake) -> None:
     for name in service.files():
         found = re.search("(?i)database|alembic|sqlite|postgres|psycopg", service.read(name))
         assert not found, name
+
+
+@pytest.mark.slow
+def test_the_server_keeps_its_time_limits(bake: Bake) -> None:
+    output = bake().python("-W", "error", "-m", "pytest", "-m", "slow", "-p", "no:cacheprovider")
+    assert re.search(r"\d+ passed", output)
+    assert "failed" not in output
 
 
 @pytest.mark.slow

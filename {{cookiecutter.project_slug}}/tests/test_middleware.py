@@ -256,7 +256,7 @@ def test_the_last_slash_of_a_path_makes_no_difference(client: TestClient) -> Non
     for path in "/items", "/items/", "/health/", "/shops/x", "/shops/x/?a=b c", "/plain/":
         for method in "GET", "HEAD":
             answer = client.request(method, path, follow_redirects=False)
-            # Without a database, there is no list of items.
+            # Not every service lists its items.
             assert answer.status_code == (405 if "Allow" in answer.headers else 200), path
     item = {"name": "Lamp", "price": 12}
     assert client.post("/items", json=item, follow_redirects=False).status_code == 201

@@ -8,8 +8,11 @@ import hashlib
 import inspect
 
 import gunicorn.arbiter
+import gunicorn.glogging
+import gunicorn.workers.base
 import gunicorn.workers.workertmp
 import pytest
+import uvicorn.lifespan.on
 import uvicorn.server
 from uvicorn.protocols.http import flow_control, httptools_impl
 
@@ -29,11 +32,22 @@ SOURCES = {
     HTTP.timeout_keep_alive_handler: ("limits.py", "8b53bf5f2e202970"),
     httptools_impl.RequestResponseCycle: ("limits.py", "e67d470d435dcc1c"),
     flow_control.FlowControl: ("limits.py", "126debcdaa894c83"),
+    HTTP._start_asgi_task: ("limits.py", "9c08c2571ae9b038"),
+    uvicorn.lifespan.on.LifespanOn: ("startup.py", "7feeee872a28668b"),
+    uvicorn.server.Server.startup: ("startup.py, worker.py", "2aa1d70a244bfcf2"),
+    uvicorn.server.Server.capture_signals: ("worker.py", "e1bbcd4770d1c887"),
+    uvicorn.server.Server.handle_exit: ("worker.py", "553276efa26e09ea"),
     uvicorn.server.Server.shutdown: ("shutdown.py", "9b33c50562992b1e"),
     uvicorn.server.Server.on_tick: ("worker.py", "60ea49b06ccf68c1"),
     gunicorn.arbiter.Arbiter.stop: ("shutdown.py", "7138b6afd9c46ae0"),
     gunicorn.arbiter.Arbiter.halt: ("shutdown.py", "f080672e7413f835"),
     gunicorn.arbiter.Arbiter.reap_workers: ("shutdown.py, startup.py", "ebcf4187e9ebf378"),
+    gunicorn.arbiter.Arbiter.__init__: ("__main__.py", "53b20d752bbb4cc2"),
+    gunicorn.arbiter.Arbiter.manage_workers: ("shutdown.py", "518f2dd040ef6809"),
+    gunicorn.arbiter.Arbiter.spawn_worker: ("worker.py", "6abc0d90b0b9f80b"),
+    gunicorn.arbiter.Arbiter.wait_for_signals: ("shutdown.py", "4abcab1deb7caac0"),
+    gunicorn.glogging.Logger.__init__: ("__main__.py", "508cb885e4c08391"),
+    gunicorn.workers.base.Worker.init_signals: ("worker.py", "65442e0602b05f37"),
     gunicorn.arbiter.Arbiter.reexec: ("__main__.py, shutdown.py", "7d8134145fffe417"),
     gunicorn.workers.workertmp.WorkerTmp: ("worker.py", "2e6b7f3168073f4e"),
 }
