@@ -293,10 +293,7 @@ def test_what_the_database_does_not_do_in_time_is_answered_503(
         with locked(settings):
             answer = impatient.post("/items/", json=LAMP)
             assert answer.status_code == 503
-            assert answer.json() == {
-                "detail": "Service Unavailable",
-                "code": "database_unavailable",
-            }
+            assert answer.json()["code"] == "database_unavailable"
             assert answer.headers["retry-after"] == "1"
         assert impatient.post("/items/", json=LAMP).status_code == 201
         assert impatient.get("/readyz").status_code == 200
