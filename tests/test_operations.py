@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Bake, Service, clean_environment
-from tests.containers import require_docker, wait_until
+from tests.containers import docker, require_docker, wait_until
 from tests.test_make import answers, fails, remove
 
 pytestmark = pytest.mark.docker
@@ -57,9 +57,9 @@ def add_column(service: Service, name: str) -> None:
     """Add a column to the table of items."""
     file = service.path / "app/items/tables.py"
     text = file.read_text()
-    price = "    price: Mapped[Decimal]"
-    assert text.count(price) == 1
-    file.write_text(text.replace(price, f"    {name}: Mapped[int | None]\n{price}"))
+    last = "    is_offer: Mapped[bool | None]\n"
+    assert text.count(last) == 1
+    file.write_text(text.replace(last, f"{last}    {name}: Mapped[int | None]\n"))
 
 
 def versions(service: Service) -> list[Path]:
@@ -185,6 +185,29 @@ def test_a_migration_that_fails_leaves_the_service_running(bake: Bake, tmp_path:
         text = text.replace("down_revision = None", 'down_revision = "0001"')
         (service.path / "app/migrations/versions/0002_again.py").write_text(text)
         assert "already exists" in fails(service, "make", "build", "run")
+        assert names() == ["Lamp"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_older_image_serves_again(kind: str, bake: Bake, tmp_path: Path) -> None:
+    """With each command that starts one, and after the newer image has undone its migration."""
+    with own(bake, tmp_path, kind) as service:
+        service.run("make", "build", "run", "TAG=1.0.0")
+        create("Lamp")
+        add_column(service, "weight")
+        service.run("make", "migration", "m=Add weights")
+        service.run("make", "build", "run", "TAG=2.0.0")
+        *_, section = service.read("DATABASE.md").split("\n## Go back to an older image\n")
+        back, undo = re.findall("^    (.*)", section, re.MULTILINE)
+        service.run("sh", "-c", back)
+        assert names() == ["Lamp"]
+        service.run("docker", "compose", "up", "--wait", TAG="2.0.0")
+        service.run("docker", "compose", "up", "--wait", TAG="1.0.0")
+        assert names() == ["Lamp"]
+        assert "0001" in service.run("sh", "-c", undo)
+        service.run("make", "rm", "YES=1")
+        service.run("sh", "-c", back)
+        assert "newer" not in docker("logs", service.path.name)
         assert names() == ["Lamp"]
 
 
