@@ -245,6 +245,8 @@ def test_a_recipe_works(
         service.python("-m", "app.database", **environment, **variables)
     run_block("sh", recipe.setup, service, **environment, **variables)
     tests = [name for name in changed if name.startswith("tests/")]
+    if "app/settings.py" in changed:
+        tests.append("tests/test_settings.py")
     if "make migration" in recipe.setup:
         tests.append("tests/test_migrations.py")
     if tests:

@@ -1,5 +1,7 @@
 """Migrations as an owner writes them: no row is lost, and nothing else that a table promises."""
 
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +146,16 @@ def test_a_migration_that_fails_changes_nothing(owner: Owner, engine: Engine) ->
         assert connection.exec_driver_sql("SELECT old FROM parents").scalar() == "b"
     owner.newest = "test0"
     (owner.folder / "test1.py").unlink()
+
+
+def test_alembic_logs_nothing_about_itself(settings: Settings) -> None:
+    code = (
+        "from app import logs, migrations, settings\n"
+        "logs.configure()\n"
+        "migrations.alembic_config(settings.Settings())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b""
 # {% if cookiecutter.database == "sqlite" %}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from app.main import create_app
 from app.settings import Settings
@@ -14,8 +15,15 @@ from server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 FIELDS = Settings.model_fields | ServerSettings.model_fields
+
+
+def to_text(value: object) -> str:
+    """Return a default in small letters, as the environment has it: a list as JSON, for example."""
+    return to_json(value).decode().strip('"').lower()
+
+
 DOCUMENTED = {
-    name.upper(): "" if field.is_required() or field.default is None else str(field.default).lower()
+    name.upper(): "" if field.is_required() or field.default is None else to_text(field.default)
     for name, field in FIELDS.items()
 }
 

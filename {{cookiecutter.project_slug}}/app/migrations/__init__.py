@@ -86,10 +86,10 @@ def connect(settings: Settings) -> Iterator[Connection]:
 
 def alembic_config(settings: Settings, connection: Connection | None = None) -> "Config":
     """Return how Alembic finds the migrations and, through them, the database."""
+    # Alembic would log a line for each of its plug-ins when it is imported.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from alembic.config import Config
 
-    # It would log a line for each of its plug-ins.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     config = Config(attributes={"settings": settings, "connection": connection})
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     return config
