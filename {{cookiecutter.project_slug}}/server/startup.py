@@ -115,7 +115,13 @@ class Gate:
 
     async def lifespan(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the service's lifespan; its start may take as long as the time limit."""
-        early = False
+        early = stopping = False
+
+        async def receive_and_note() -> Any:
+            nonlocal stopping
+            message = await receive()
+            stopping = message["type"] == "lifespan.shutdown"
+            return message
 
         async def note(message: dict[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -126,7 +132,7 @@ class Gate:
                 await send(message)
 
         limit(self.start_timeout)
-        service = asyncio.create_task(self.run_service(scope, receive, note))
+        service = asyncio.create_task(self.run_service(scope, receive_and_note, note))
         while shared[STARTED] and not (early or self.open or service.done()):
             await asyncio.wait({service}, timeout=0.1)
             if not self.open and not any(shared[SLOTS:]):
@@ -136,6 +142,11 @@ class Gate:
             await service
         except Exception as error:
             limit(0)
+            if self.open and not stopping:
+                log.critical("the lifespan ended: %s: %s", type(error).__name__, error)
+                self.open = False
+                signal.raise_signal(signal.SIGTERM)  # gunicorn replaces the worker
+                raise
             if not self.open:
                 fail(f"{type(error).__name__}: {error}")
             if self.open or not shared[STARTED]:

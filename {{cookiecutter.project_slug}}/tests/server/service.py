@@ -19,7 +19,10 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, str]]:
     scope: dict[str, Any] = {}
     exec(f"async def start():\n  {code}", globals(), scope)  # noqa: S102 - a test's own code
     await scope["start"]()
-    yield {"ready": "yes"}
+    async with asyncio.TaskGroup() as tasks:
+        if "TASK" in os.environ:
+            tasks.create_task(fail_once(os.environ["TASK"]))
+        yield {"ready": "yes"}
 
 
 app = FastAPI(lifespan=lifespan, openapi_url=None)
@@ -93,6 +96,20 @@ async def stream() -> StreamingResponse:
 async def early() -> Response:
     """Answer without reading the body."""
     return Response(status_code=404)
+
+
+async def fail_once(name: str) -> None:
+    """Fail soon, unless the file `name` exists."""
+    await asyncio.sleep(0.5)
+    if is_new(name):
+        raise ValueError("a task of the lifespan has failed")
+
+
+def is_new(name: str) -> bool:
+    """Make the file `name`; return whether it did not exist."""
+    exists = Path(name).exists()
+    Path(name).touch()
+    return not exists
 
 
 def available(name: str) -> None:

@@ -158,6 +158,13 @@ def test_a_replaced_worker_that_waits_can_be_stopped(tmp_path: Path) -> None:
         assert "cannot start" not in server.log()[-1]["message"]
 
 
+def test_a_worker_whose_lifespan_ends_is_replaced(tmp_path: Path) -> None:
+    with serving(TASK=str(tmp_path / "failed")) as server:
+        wait_until(lambda: len(server.messages("startup complete")) == 2)
+        assert server.status("/") == 200
+        assert len(server.messages("the lifespan ended: ExceptionGroup")) == 1
+
+
 def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -> None:
     with serving(WORKER_TIMEOUT="1", GRACEFUL_TIMEOUT="1") as server:
         assert (
