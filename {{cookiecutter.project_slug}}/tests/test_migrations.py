@@ -55,7 +55,8 @@ class Owner:
 
     def write(self, upgrade: str, downgrade: str = "pass") -> None:
         """Write a migration."""
-        revision = f"test{len(list(self.folder.iterdir()))}"
+        number = len(list(self.folder.glob("*.py")))
+        revision = f"test{number}"
         body = textwrap.dedent(upgrade), textwrap.dedent(downgrade)
         up, down = (textwrap.indent(text.strip(), "    ") for text in body)
         (self.folder / f"{revision}.py").write_text(
