@@ -94,7 +94,7 @@ def test_what_takes_the_place_of_others_has_others_to_take_the_place_of() -> Non
 
 
 def test_the_template_folder_passes_its_own_tests_in_place() -> None:
-    in_place("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    in_place("-m", "pytest", "--ignore=tests/server", "-q", "-p", "no:cacheprovider")
 
 
 def test_the_template_folder_type_checks_in_place() -> None:
