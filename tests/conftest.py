@@ -112,8 +112,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """Start a PostgreSQL server, and return the URL of an empty database; skip where there is none."""
+def postgresql_server() -> Iterator[Callable[[], str]]:
+    """Start a PostgreSQL server, and return a function that empties its database `app`.
+
+    The function returns the database's URL. The tests skip where no server is installed.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
         reason = "no PostgreSQL server: apt install postgresql"
@@ -136,11 +139,23 @@ def postgresql() -> Iterator[str]:
         run("initdb", *data, "--username=app", "--auth=trust", "--encoding=UTF8", "--no-sync")
         options = f"-h 127.0.0.1 -p {port} -k {folder}"
         run("pg_ctl", "start", *data, "--options", options, "--log", f"{folder}/log")
+        connect = ("--host=127.0.0.1", f"--port={port}", "--username=app")
+
+        def empty() -> str:
+            run("dropdb", *connect, "--force", "--if-exists", "app")
+            run("createdb", *connect, "app")
+            return f"postgresql+psycopg://app@127.0.0.1:{port}/app"
+
         try:
-            run("createdb", "--host=127.0.0.1", f"--port={port}", "--username=app", "app")
-            yield f"postgresql+psycopg://app@127.0.0.1:{port}/app"
+            yield empty
         finally:
             run("pg_ctl", "stop", *data, "--mode=fast")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Callable[[], str]) -> str:
+    """Return the URL of an empty PostgreSQL database."""
+    return postgresql_server()
 
 
 Bake = Callable[..., Service]
