@@ -60,6 +60,7 @@ class Worker(gunicorn.workers.base.Worker):
                 limit = settings.write_timeout * 1000
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
         self.server.run(sockets=sockets)
+        startup.skip_teardown = True
 
     async def tick(self) -> None:
         """Tell gunicorn each second that the event loop works, and drop slow clients."""

@@ -71,6 +71,13 @@ def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
         assert clients.outcomes["told"] >= 8
 
 
+def test_functions_that_the_service_registers_for_the_exit_run_in_each_worker() -> None:
+    code = "import atexit; atexit.register(lambda: print('at the', 'exit', end=''))"
+    with serving(WORKERS="2", IMPORT=code, PYTHONUNBUFFERED="") as server:
+        assert server.stop() == 0
+        assert server.log_file.read_text().count("at the exit") == 3
+
+
 @pytest.mark.slow
 def test_no_request_is_lost_at_a_reload() -> None:
     with serving(WORKERS="2") as server, Clients(server) as clients:
