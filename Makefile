@@ -25,7 +25,7 @@ fix: .venv/installed ## Repair what can be repaired, and format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/test_hook.py
+test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/template/test_hook.py
 	$(PYTHON) -m pytest $(ARGS)
 
 bake: .venv/installed ## Generate a service into ./build: ANSWERS="port=9000 database=none"

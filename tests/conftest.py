@@ -6,97 +6,18 @@ import json
 import os
 import shutil
 import socket
-import stat
 import subprocess
-import sys
 import tempfile
-import time
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from pytest_cookies.plugin import Cookies
 
-ROOT = Path(__file__).parents[1]
-TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
-CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
-
-
-def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the active virtual environment."""
-    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-
-
-def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Read a folder: mode and bytes of every file and folder below it."""
-    return {
-        path.relative_to(folder).as_posix(): (
-            stat.S_IMODE(path.lstat().st_mode),
-            path.read_bytes() if path.is_file() else b"",
-        )
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is true, for a minute at most."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def commit(repository: Path) -> None:
-    """Commit all of a folder; make it a repository first, if it is none."""
-    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
-    commit = ["commit", "-q", "--allow-empty", "-m", "Change"]
-    for command in (["init", "-q"], ["add", "-A"], commit):
-        subprocess.run([*git, *command], cwd=repository, check=True)
-
-
-def lacking(reason: str) -> NoReturn:
-    """Skip the test, or fail it where REQUIRE_DOCKER=1 says that nothing it needs may be missing."""
-    if os.environ.get("REQUIRE_DOCKER") == "1":
-        pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
-    pytest.skip(reason)
-
-
-@dataclass(frozen=True)
-class Service:
-    """A generated service, as a folder and the answers that made it."""
-
-    path: Path
-    answers: dict[str, str | bool]
-
-    def files(self) -> list[str]:
-        """List every file, relative, with forward slashes, sorted."""
-        return sorted(
-            p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()
-        )
-
-    def read(self, name: str) -> str:
-        """Return the text of the file `name`."""
-        return (self.path / name).read_text(encoding="utf-8")
-
-    def run(self, *command: str, **environment: str) -> str:
-        """Run `command` in the service's folder; return its output, or fail with it."""
-        done = subprocess.run(
-            command,
-            cwd=self.path,
-            env=clean_environment() | environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}"
-        return done.stdout
-
-    def python(self, *arguments: str, **environment: str) -> str:
-        """Run this Python, which has all of the service's packages, in the service's folder."""
-        return self.run(sys.executable, *arguments, **environment)
+from tests.support.containers import Build, docker, require_docker
+from tests.support.repository import QUESTIONS, ROOT
+from tests.support.services import Bake, Service
 
 
 @pytest.fixture(scope="session")
@@ -158,9 +79,6 @@ def postgresql(postgresql_server: Callable[[], str]) -> str:
     return postgresql_server()
 
 
-Bake = Callable[..., Service]
-
-
 @pytest.fixture(scope="session")
 def bake(template: Path, cookies_session: Cookies) -> Bake:
     """Return `bake(**answers)`, which generates a service, once for each set of answers.
@@ -183,3 +101,22 @@ def bake(template: Path, cookies_session: Cookies) -> Bake:
         return baked[key]
 
     return bake
+
+
+@pytest.fixture(scope="session")
+def build(bake: Bake) -> Iterator[Build]:
+    """Return `build(**answers)`, which builds the image of a service once, and names it."""
+    require_docker()
+    built: dict[str, str] = {}
+
+    def build(**answers: str | int) -> str:
+        key = json.dumps(answers, sort_keys=True)
+        if key not in built:
+            tag = f"template-test-{uuid.uuid4().hex[:12]}"
+            docker("build", "--tag", tag, str(bake(**answers).path))
+            built[key] = tag
+        return built[key]
+
+    yield build
+    for tag in built.values():
+        docker("rmi", "--force", tag, check=False)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TEMPLATE, clean_environment, lacking
+from tests.support.commands import clean_environment, lacking
+from tests.support.repository import ROOT, TEMPLATE
 
 pytestmark = pytest.mark.slow
 

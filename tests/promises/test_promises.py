@@ -1,6 +1,6 @@
 """The promises of the running container, each under the real fault; docs/operations.md has the table.
 
-The image is that of the default service, with `tests/faults.py` appended to it, and nothing else
+The image is that of the default service, with `tests/support/faults.py` appended to it, and nothing else
 changed; DATABASE=postgresql and DATABASE=none take the service of that answer. FULL=1 runs the long
 ones in full size; WRITE=1 writes what was measured into docs/operations.md.
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import ROOT, Bake, lacking
-from tests.containers import (
+from tests.support.commands import lacking, wait_until
+from tests.support.containers import (
     HARDENED,
     MEASURED,
     Container,
@@ -33,9 +33,10 @@ from tests.containers import (
     measure,
     require_docker,
     schemathesis,
-    wait_until,
 )
-from tests.load import Result, kept_alive, once, request, steadily
+from tests.support.load import Result, kept_alive, once, request, steadily
+from tests.support.repository import ROOT
+from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
 
@@ -104,7 +105,7 @@ def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
             wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
             # Part of the image, so that no test has to know.
             with (folder / "Dockerfile").open("a", encoding="utf-8") as dockerfile:
-                dockerfile.write(f"ENV DATABASE_URL=postgresql://app:app@{address(server)}/app\n")
+                dockerfile.write(f"ENV DATABASE_URL=postgresql://app:app@{server.address}/app\n")
         yield folder
 
 
@@ -114,7 +115,7 @@ def image(service: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     faulty = tmp_path_factory.mktemp("faulty") / "service"
     shutil.copytree(service, faulty)
     with (faulty / "app/main.py").open("a", encoding="utf-8") as main:
-        main.write((ROOT / "tests/faults.py").read_text("utf-8"))
+        main.write((ROOT / "tests/support/faults.py").read_text("utf-8"))
     tag = f"template-test-faulty-{uuid.uuid4().hex[:8]}"
     docker("build", "--tag", tag, str(faulty))
     if DATABASE == "postgresql":
@@ -131,11 +132,6 @@ def running(image: str, *options: str, **environment: str | int) -> Iterator[Con
         started.wait_healthy()
         yield started
         started.log()  # every line parses, whatever happened
-
-
-def address(started: Container) -> str:
-    """Return the container's own address: docker's proxy would take connections in its stead."""
-    return started.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
 
 
 # 1 ------------------------------------------------------------------------------------------------
@@ -170,7 +166,7 @@ CLIENTS = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_2_a_stop_takes_less_than_ten_seconds(client: str, workers: int, image: str) -> None:
     with running(image, WORKERS=workers) as started:
-        host = address(started)
+        host = started.address
         with (
             socket.create_connection((host, 8000)) as slow,
             socket.create_connection((host, 8000)) as five,
@@ -191,7 +187,7 @@ def test_2_a_stop_takes_less_than_ten_seconds(client: str, workers: int, image: 
 def test_2_no_connection_is_accepted_and_then_reset(workers: int, image: str) -> None:
     async def scenario(started: Container) -> Result:
         result = Result()
-        before = steadily(address(started), 8000, ITEMS, 500, 750, result)
+        before = steadily(started.address, 8000, ITEMS, 500, 750, result)
         task = asyncio.create_task(before)
         await asyncio.sleep(0.5)
         await asyncio.to_thread(docker, "kill", "--signal=TERM", started.name)
@@ -248,30 +244,11 @@ def test_3_a_failed_start_ends_it_and_says_why(
 # 4 ------------------------------------------------------------------------------------------------
 
 
-def worker_pids(started: Container) -> set[str]:
-    """Return the workers' process ids on this machine."""
-
-    def processes() -> list[list[str]]:
-        lines = docker("top", started.name, "-eo", "pid,ppid,stat").splitlines()
-        return [line.split() for line in lines[1:]]
-
-    def zombies() -> bool:
-        return any("Z" in stat for _, _, stat in rows)
-
-    rows = processes()
-    if zombies():  # it may have ended just now
-        time.sleep(0.2)
-        rows = processes()
-    assert not zombies()
-    master = started.inspect("{{.State.Pid}}")  # a health check is a process, too
-    return {row[0] for row in rows if row[1] == master}
-
-
 async def lose_a_worker(started: Container, times: int, blocked: bool) -> None:
     """Kill or block a worker under load; check who is hurt, and when the next one works."""
-    host = address(started)
+    host = started.address
     for _ in range(times):
-        workers = worker_pids(started)
+        workers = started.worker_pids()
         result = Result()
         load = asyncio.create_task(
             steadily(host, 8000, "/faults/slow?seconds=0.02", 50, 200 if blocked else 100, result)
@@ -285,7 +262,7 @@ async def lose_a_worker(started: Container, times: int, blocked: bool) -> None:
             victim = min(workers)
             os.kill(int(victim), 9)
         begin = time.monotonic()
-        while len(now := worker_pids(started)) < 2 or now == workers:
+        while len(now := started.worker_pids()) < 2 or now == workers:
             assert time.monotonic() - begin < 2, "no full capacity within two seconds"
             await asyncio.sleep(0.05)
         kind = "stuck" if blocked else "killed"
@@ -333,29 +310,29 @@ def test_5_a_crash_loop_is_seen_from_outside(options: list[str], image: str) -> 
 
 def test_6_recycled_workers_lose_no_request(image: str) -> None:
     with running(image, WORKERS=2, MAX_REQUESTS=300) as started:
-        workers = worker_pids(started)
-        result = asyncio.run(steadily(address(started), 8000, ITEMS, 250, 5000))
+        workers = started.worker_pids()
+        result = asyncio.run(steadily(started.address, 8000, ITEMS, 250, 5000))
         assert result.failed == 0, result.outcomes
         assert result.total == 5000
         measure(6, "failed", result.failed, f" of {result.total}")
-        assert not worker_pids(started) & workers
+        assert not started.worker_pids() & workers
 
 
 def test_6_a_reload_loses_no_request(image: str) -> None:
     async def scenario(started: Container) -> Result:
-        load = asyncio.create_task(steadily(address(started), 8000, ITEMS, 250, 5000))
+        load = asyncio.create_task(steadily(started.address, 8000, ITEMS, 250, 5000))
         for _ in range(5):
             await asyncio.sleep(3)
             await asyncio.to_thread(docker, "kill", "--signal=HUP", started.name)
         return await load
 
     with running(image, WORKERS=2) as started:
-        workers = worker_pids(started)
+        workers = started.worker_pids()
         result = asyncio.run(scenario(started))
         assert result.failed == 0, result.outcomes
         assert result.total == 5000
         measure(6, "failed", result.failed, f" of {result.total}")
-        assert not worker_pids(started) & workers
+        assert not started.worker_pids() & workers
 
 
 # 7 ------------------------------------------------------------------------------------------------
@@ -472,7 +449,7 @@ def test_8_it_is_unhealthy_while_its_loop_is_blocked(image: str) -> None:
     )
     with (
         running(image, *quick, WORKERS=1, WORKER_TIMEOUT=120) as started,
-        socket.create_connection((address(started), 8000)) as blocking,
+        socket.create_connection((started.address, 8000)) as blocking,
     ):
         blocking.sendall(request("/faults/block?seconds=20"))
         wait_until(lambda: started.health == "unhealthy", 20)
@@ -507,7 +484,7 @@ def test_8_livez_answers_while_every_thread_is_busy(image: str) -> None:
         return result
 
     with running(image, WORKERS=2) as started:
-        result = asyncio.run(scenario(address(started)))
+        result = asyncio.run(scenario(started.address))
         assert result.failed == 0, result.outcomes
         measure(8, "p99 of /livez beside 200 blocking requests", result.p99() * 1000, " ms")
         assert result.p99() < 0.25
@@ -521,23 +498,16 @@ def test_8_livez_answers_while_every_thread_is_busy(image: str) -> None:
 )
 def test_9_auto_follows_the_quota(cpus: str, workers: int, image: str) -> None:
     with running(image, f"--cpus={cpus}", WORKERS="auto") as started:
-        assert len(worker_pids(started)) == min(workers, os.cpu_count() or 1)
+        assert len(started.worker_pids()) == min(workers, os.cpu_count() or 1)
         measure(9, f"{cpus} CPU:", workers, " worker" + "s" * (workers > 1))
 
 
 def test_9_auto_follows_the_affinity(image: str) -> None:
     with running(image, "--cpuset-cpus=0", WORKERS="auto") as started:
-        assert len(worker_pids(started)) == 1
+        assert len(started.worker_pids()) == 1
 
 
 # 10 -----------------------------------------------------------------------------------------------
-
-
-def memory(started: Container) -> float:
-    """Return the bytes that the container holds in memory, as `docker stats` tells them."""
-    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", started.name).split()[0]
-    number, unit = re.fullmatch(r"([\d.]+)([KMG]i)B", used).groups()  # type: ignore[union-attr]
-    return float(number) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
 def test_10_half_open_connections_hurt_nobody_and_are_dropped(image: str) -> None:
@@ -561,16 +531,16 @@ def test_10_half_open_connections_hurt_nobody_and_are_dropped(image: str) -> Non
 
     with running(image, WORKERS=2) as started:
         # What is made once is made before.
-        asyncio.run(steadily(address(started), 8000, ITEMS, 100, 300))
-        before = memory(started)
-        alone, beside, open_still = asyncio.run(scenario(address(started)))
+        asyncio.run(steadily(started.address, 8000, ITEMS, 100, 300))
+        before = started.memory()
+        alone, beside, open_still = asyncio.run(scenario(started.address))
         assert open_still == 0
         measure(10, "p99 of others: alone", alone.p99() * 1000, " ms")
         measure(10, "beside them", beside.p99() * 1000, " ms")
         assert beside.failed == 0, beside.outcomes
         # Without a limit they would wait for as long as the slow clients are allowed to.
         assert beside.p99() < 5
-        assert memory(started) - before < 20_000_000
+        assert started.memory() - before < 20_000_000
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -584,20 +554,20 @@ def test_10_a_huge_body_is_refused_and_costs_no_memory(chunked: bool, image: str
     part = (b"186a0\r\n" if chunked else b"") + b"x" * 100_000 + (b"\r\n" if chunked else b"")
     with running(image, WORKERS=1) as started:
         started.request("POST", "/items/", json={"name": "a", "price": 1})
-        before = memory(started)
-        with socket.create_connection((address(started), 8000), timeout=10) as client:
+        before = started.memory()
+        with socket.create_connection((started.address, 8000), timeout=10) as client:
             client.sendall(head)
             for _ in range(999):
                 client.sendall(part)
             assert client.recv(100).startswith(b"HTTP/1.1 413 ")
-            grown = memory(started) - before
+            grown = started.memory() - before
             measure(10, "memory for 100 MB", grown / 1e6, " MB")
             assert grown <= 10_000_000
 
 
 def test_10_a_huge_head_and_a_deep_body_are_refused(image: str) -> None:
     with running(image, WORKERS=1) as started:
-        with socket.create_connection((address(started), 8000), timeout=10) as client:
+        with socket.create_connection((started.address, 8000), timeout=10) as client:
             client.sendall(b"GET / HTTP/1.1\r\nX-Y: " + b"y" * 65_536 + b"\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 4")
         deep = started.request(
@@ -614,7 +584,7 @@ def test_10_a_huge_head_and_a_deep_body_are_refused(image: str) -> None:
 
 def test_11_the_log_is_one_object_a_line_and_repeats_no_secret(image: str) -> None:
     with running(image, WORKERS=1) as started:
-        host = address(started)
+        host = started.address
         lines = len(started.log())
         for raw in (
             b"GET /%0a%0d{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
@@ -650,12 +620,12 @@ def test_11_the_log_is_one_object_a_line_and_repeats_no_secret(image: str) -> No
 def test_12_forwarded_headers_count_only_from_named_proxies(image: str) -> None:
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
     with running(image) as started:
-        answer = httpx2.get(f"http://{address(started)}:8000/faults/client", headers=forged).json()
+        answer = httpx2.get(f"http://{started.address}:8000/faults/client", headers=forged).json()
         assert answer["host"] != "203.0.113.9"
         assert answer["url"].startswith("http://")
         gateway = answer["host"]
     with running(image, FORWARDED_ALLOW_IPS=gateway) as started:
-        answer = httpx2.get(f"http://{address(started)}:8000/faults/client", headers=forged).json()
+        answer = httpx2.get(f"http://{started.address}:8000/faults/client", headers=forged).json()
         assert answer["host"] == "203.0.113.9"
         assert answer["url"].startswith("https://")
 
@@ -664,9 +634,7 @@ def test_12_idle_connections_are_kept_and_a_prefix_works(image: str) -> None:
     with running(image, ROOT_PATH="/shop") as started:
         assert '"/shop/openapi.json"' in started.request("GET", "/docs").text.replace("'", '"')
         assert started.request("GET", "/openapi.json").json()["servers"] == [{"url": "/shop"}]
-        clients = [
-            socket.create_connection((address(started), 8000), timeout=10) for _ in range(20)
-        ]
+        clients = [socket.create_connection((started.address, 8000), timeout=10) for _ in range(20)]
         try:
             measure(12, "idle for", 74 if FULL else 31, " s, 0 of 20 reset")
             for wait in (0, 74) if FULL else (0, 31):
@@ -741,7 +709,7 @@ def test_15_workers_that_have_started_take_half_of_the_memory(database: str, bak
         with container(image, "--env=WORKERS=4", command=command) as started:
             started.wait_healthy()
             time.sleep(2)
-            return memory(started)
+            return started.memory()
 
     # What the kernel happens to cache of the files is counted, too: the least of three.
     ours = min(started_with() for _ in range(3))
@@ -754,14 +722,14 @@ def test_15_workers_that_have_started_take_half_of_the_memory(database: str, bak
 def test_15_memory_does_not_grow_under_load(image: str) -> None:
     seconds = 600 if FULL else 20
     with running(image, WORKERS=4) as started:
-        host = address(started)
+        host = started.address
         # What is made once is made, by more at a time: every connection to the database is open.
         asyncio.run(steadily(host, 8000, ITEMS, 600, 3000))
         asyncio.run(steadily(host, 8000, ITEMS, 200, 4000))
-        before = memory(started)
+        before = started.memory()
         result = asyncio.run(steadily(host, 8000, ITEMS, 200, 200 * seconds))
         assert result.failed == 0, result.outcomes
-        after = memory(started)
+        after = started.memory()
         measure(
             15, f"grown in {seconds} s of 200 requests a second", 100 * (after / before - 1), " %"
         )

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import Bake, Service, clean_environment
-from tests.containers import docker, require_docker, wait_until
-from tests.test_make import answers, fails, remove
+from tests.support.commands import clean_environment, wait_until
+from tests.support.containers import answers, docker, remove, require_docker
+from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
 
@@ -85,7 +85,7 @@ def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) 
 
         create("after the backup")
         (service.path / "backups/bad").write_text("no backup")
-        fails(service, "make", "restore", "FROM=backups/bad", "YES=1")
+        service.fails("make", "restore", "FROM=backups/bad", "YES=1")
         wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30)
         assert names() == [*before, "after the backup"]
 
@@ -172,7 +172,7 @@ def test_services_side_by_side_use_their_own_databases(bake: Bake, tmp_path: Pat
         assert other.run(*version).strip() != "0001"
         # Not the other's, nor any: without a database of its own, it fails.
         one.run("docker", "compose", "down", "--volumes")
-        assert "no configuration" not in fails(one, "sh", "-c", "make migrate DATABASE_PASSWORD=")
+        assert "no configuration" not in one.fails("sh", "-c", "make migrate DATABASE_PASSWORD=")
 
 
 def test_a_migration_that_fails_leaves_the_service_running(bake: Bake, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_migration_that_fails_leaves_the_service_running(bake: Bake, tmp_path:
         text = re.sub('revision = "0001"', 'revision = "0002"', text, count=1)
         text = text.replace("down_revision = None", 'down_revision = "0001"')
         (service.path / "app/migrations/versions/0002_again.py").write_text(text)
-        assert "already exists" in fails(service, "make", "build", "run")
+        assert "already exists" in service.fails("make", "build", "run")
         assert names() == ["Lamp"]
 
 
@@ -216,7 +216,7 @@ def test_another_database_is_named_in_env_alone(bake: Bake, tmp_path: Path) -> N
     with own(bake, tmp_path, "postgresql") as service:
         service.run("make", "build")
         (service.path / ".env").unlink()
-        assert "cp .env.example .env, for development" in fails(service, "make", "run")
+        assert "cp .env.example .env, for development" in service.fails("make", "run")
         assert not (service.path / ".env").exists()
         url = "postgresql://app:secret@db.example.com/app$1"
         (service.path / ".env").write_text(f"DATABASE_URL={url}\n")

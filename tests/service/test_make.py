@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import Bake, Service, lacking
-from tests.containers import docker, require_docker, wait_until
+from tests.support.commands import lacking, wait_until
+from tests.support.containers import answers, docker, remove, require_docker
+from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
 
@@ -33,14 +34,6 @@ def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     shutil.copytree(original.path, service.path)
     yield service
     remove(service)
-
-
-def remove(service: Service) -> None:
-    """Leave nothing of a service in Docker."""
-    down = "docker compose --profile dev down --volumes"
-    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
-    for command in down, "make rmi YES=1", "make prune YES=1":
-        subprocess.run(command.split(), cwd=service.path, env=environment)
 
 
 def get(path: str) -> httpx2.Response:
@@ -71,15 +64,6 @@ def typed(service: Service, command: str, keys: str) -> str:
     os.close(ours)
     assert process.returncode == 0, shown
     return shown.decode()
-
-
-def fails(service: Service, *command: str) -> str:
-    """Return what `command` prints, which must fail."""
-    done = subprocess.run(
-        command, cwd=service.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert done.returncode != 0, done.stdout
-    return done.stdout
 
 
 def test_build_run_stop_start_logs_rm(service: Service) -> None:
@@ -121,7 +105,7 @@ def test_run_fails_with_the_last_line_of_a_service_that_ends(service: Service) -
     service.run("make", "build")
     (service.path / ".env").write_text("ROOT_PATH=no-slash\n")
     try:
-        output = fails(service, "make", "run")
+        output = service.fails("make", "run")
         assert "setting ROOT_PATH: " in output
         assert "http://localhost" not in output
         assert "Up" not in table(service, "ps")
@@ -134,7 +118,7 @@ def test_run_fails_with_the_last_line_of_a_service_that_ends(service: Service) -
 def test_a_port_in_use_does_not_stop_the_next_run(service: Service) -> None:
     service.run("make", "build")
     with socket.create_server(("127.0.0.1", PORT)):
-        assert "address already in use" in fails(service, "make", "run")
+        assert "address already in use" in service.fails("make", "run")
     service.run("make", "run")
     assert get("/health").status_code == 200
     service.run("make", "rm", "YES=1")
@@ -210,8 +194,8 @@ def test_a_value_in_env_is_read_alike_everywhere(value: str, service: Service) -
 def test_a_value_that_compose_cannot_read_is_refused(value: str, service: Service) -> None:
     (service.path / ".env").write_text(f"VALUE={value}\n")
     try:
-        assert ".env: " in fails(service, "docker", "compose", "up")
-        assert ".env: " in fails(service, "make", "run")
+        assert ".env: " in service.fails("docker", "compose", "up")
+        assert ".env: " in service.fails("make", "run")
     finally:
         (service.path / ".env").unlink()
 
@@ -236,13 +220,6 @@ def registry(tmp_path: Path) -> Iterator[str]:
             yield address
         finally:
             server.terminate()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx2.get(url).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 def test_push_and_pull_go_through_a_registry(

@@ -9,134 +9,18 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import CONFIG, Bake, Service
-
-# Each answer of each question at least once; each with every odd one of the others would only
-# repeat the same lines.
-COMBINATIONS = [
-    {},
-    {
-        "python_version": "3.15",
-        "port": 1024,
-        "workers": "auto",
-        "project_slug": "ab",
-        "database": "postgresql",
-    },
-    {
-        "python_version": "3.13",
-        "database": "none",
-        "port": 65535,
-        "workers": 64,
-        "project_name": "Ünïcode 'n' \"quotes\"",
-    },
-    {
-        "python_version": "3.12",
-        "port": 8080,
-        "workers": 1,
-        "project_slug": "a" * 50,
-        "database": "postgresql",
-    },
-    {
-        "python_version": "3.11",
-        "database": "none",
-        "port": 9000,
-        "workers": 2,
-        "description": r"C:\new \u0041 $x #1 `y`",
-    },
-]
+from tests.support.repository import CONFIG
+from tests.support.services import COMBINATIONS, FILES, Bake, Service, files
 
 
 @pytest.fixture(params=COMBINATIONS, ids=lambda answers: answers.get("python_version", "default"))
 def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     return bake(**request.param)
-
-
-FILES = """
-.dockerignore
-.env.example
-.gitattributes
-.gitignore
-Dockerfile
-Makefile
-README.md
-app/__init__.py
-app/errors.py
-app/health.py
-app/items/__init__.py
-app/items/models.py
-app/items/routes.py
-app/logs.py
-app/main.py
-app/middleware.py
-app/settings.py
-compose.yaml
-pyproject.toml
-requirements-dev.txt
-requirements.txt
-scripts/make_venv.py
-server/README.md
-server/__init__.py
-server/__main__.py
-server/cpus.py
-server/gunicorn_conf.py
-server/limits.py
-server/probe.py
-server/settings.py
-server/shutdown.py
-server/startup.py
-server/worker.py
-tests/conftest.py
-tests/items/test_routes.py
-tests/server/conftest.py
-tests/server/service.py
-tests/server/serving.py
-tests/server/test_border.py
-tests/server/test_cpus.py
-tests/server/test_limits.py
-tests/server/test_probe.py
-tests/server/test_shutdown.py
-tests/server/test_startup.py
-tests/server/test_upstream.py
-tests/test_additions.py
-tests/test_errors.py
-tests/test_health.py
-tests/test_logs.py
-tests/test_main.py
-tests/test_middleware.py
-tests/test_settings.py
-""".split()
-
-
-OF_A_DATABASE = """
-DATABASE.md
-app/database.py
-app/items/queries.py
-app/items/tables.py
-app/migrations/__init__.py
-app/migrations/env.py
-app/migrations/script.py.mako
-app/migrations/versions/0001_items.py
-app/threads.py
-tests/test_database.py
-tests/test_migrations.py
-""".split()
-
-OF_ITS_KIND = {
-    "sqlite": ["app/migrations/sqlite.py"],
-    "postgresql": ["app/postgresql.py", "tests/test_postgresql.py"],
-}
-
-
-def files(answers: Mapping[str, object]) -> list[str]:
-    """List the files of a service with `answers`."""
-    kind = str(answers["database"])
-    return sorted(FILES if kind == "none" else [*FILES, *OF_A_DATABASE, *OF_ITS_KIND[kind]])
 
 
 def test_it_has_exactly_these_files(service: Service) -> None:

@@ -1,4 +1,4 @@
-# Appended to app/main.py of the service that tests/test_promises.py runs: what goes wrong there.
+# Appended to app/main.py of the service that tests/promises/test_promises.py runs: what goes wrong there.
 # ruff: noqa
 # mypy: ignore-errors
 import asyncio

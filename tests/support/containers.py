@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 
-from tests.conftest import lacking
+from tests.support.commands import lacking, wait_until
+from tests.support.services import Service
 
+# `build(**answers)` builds the image of a service once, and names it.
+Build = Callable[..., str]
 HARDENED = (
     "--read-only",
     *("--cap-drop", "ALL"),
@@ -45,19 +49,6 @@ def require_docker() -> None:
         reason = str(error)
     if reason:
         lacking(f"no Docker Engine answers: {reason}")
-
-
-T = TypeVar("T")
-
-
-def wait_until(condition: Callable[[], T], seconds: float, what: Callable[[], str] = str) -> T:
-    """Return the first true value of `condition`, or fail after `seconds` with what `what` says."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if value := condition():
-            return value
-        assert time.monotonic() < deadline, f"not within {seconds} s\n{what()}"
-        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +84,35 @@ class Container:
     def log(self) -> list[dict[str, Any]]:
         """Return every line of the log, each of which must be a JSON object."""
         return [json.loads(line) for line in docker("logs", self.name).splitlines()]
+
+    @property
+    def address(self) -> str:
+        """Return the container's own address: docker's proxy would take connections in its stead."""
+        return self.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+
+    def worker_pids(self) -> set[str]:
+        """Return the workers' process ids on this machine."""
+
+        def processes() -> list[list[str]]:
+            lines = docker("top", self.name, "-eo", "pid,ppid,stat").splitlines()
+            return [line.split() for line in lines[1:]]
+
+        def zombies() -> bool:
+            return any("Z" in stat for _, _, stat in rows)
+
+        rows = processes()
+        if zombies():  # it may have ended just now
+            time.sleep(0.2)
+            rows = processes()
+        assert not zombies()
+        master = self.inspect("{{.State.Pid}}")  # a health check is a process, too
+        return {row[0] for row in rows if row[1] == master}
+
+    def memory(self) -> float:
+        """Return the bytes that the container holds in memory, as `docker stats` tells them."""
+        used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", self.name).split()[0]
+        number, unit = re.fullmatch(r"([\d.]+)([KMG]i)B", used).groups()  # type: ignore[union-attr]
+        return float(number) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
 
     def processes(self) -> int:
         """Count the worker processes: all but the first."""
@@ -159,6 +179,22 @@ MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
 
 
 def measure(promise: int, what: str, value: float, unit: str = "") -> None:
-    """Remember `value` if it is the worst so far; `test_promises.py` can write the table."""
+    """Remember `value` if it is the worst so far; `tests/promises/test_promises.py` can write the table."""
     before, _ = MEASURED.setdefault(promise, {}).get(what, (value, unit))
     MEASURED[promise][what] = (max(before, value), unit)
+
+
+def answers(url: str) -> bool:
+    """Tell whether `url` answers with 200."""
+    try:
+        return httpx2.get(url).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def remove(service: Service) -> None:
+    """Leave nothing of a service in Docker."""
+    down = "docker compose --profile dev down --volumes"
+    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+    for command in down, "make rmi YES=1", "make prune YES=1":
+        subprocess.run(command.split(), cwd=service.path, env=environment)

@@ -13,7 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from hooks import post_gen_project
-from tests.conftest import CONFIG, ROOT, TEMPLATE, Bake
+from tests.support.repository import CONFIG, ROOT, TEMPLATE
+from tests.support.services import Bake
 
 TAG = re.compile(r"\s*# \{% (if [a-z_.=!' \"]+|endif) %\}")
 FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")

@@ -15,8 +15,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,44 +26,26 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import CONFIG, Bake, Service, lacking
-from tests.containers import (
+from tests.support.clients import Client, check, statuses
+from tests.support.commands import lacking, wait_until
+from tests.support.containers import (
     HARDENED,
+    Build,
     Container,
     container,
     docker,
     require_docker,
     schemathesis,
-    wait_until,
 )
-from tests.load import answer, request
-from tests.test_promises import address, worker_pids
+from tests.support.load import request
+from tests.support.repository import CONFIG
+from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
 KINDS = ["sqlite", "postgresql", "none"]
 LAMP = {"name": "Lamp", "price": 12.5}
-
-Build = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def build(bake: Bake) -> Iterator[Build]:
-    """Return `build(database, **answers)`, which builds the image of a service once, and names it."""
-    require_docker()
-    built: dict[str, str] = {}
-
-    def build(database: str, **answers: str | int) -> str:
-        key = json.dumps([database, answers])
-        if key not in built:
-            built[key] = f"template-test-{database}-{uuid.uuid4().hex[:8]}"
-            docker("build", "--tag", built[key], str(bake(database=database, **answers).path))
-        return built[key]
-
-    yield build
-    for tag in built.values():
-        docker("rmi", "--force", tag, check=False)
 
 
 @contextmanager
@@ -167,130 +148,6 @@ def stored(started: Container) -> list[dict[str, Any]]:
             cursor = f"&cursor={page['next_cursor']}"
 
 
-def priced(hundredths: int) -> dict[str, Any]:
-    """Return an item that nobody else has."""
-    price = f"{hundredths // 100}.{hundredths % 100:02}"
-    return {"name": uuid.uuid4().hex, "price": price, "is_offer": None}
-
-
-class Client:
-    """A client that sends one request after another, and knows what it was told."""
-
-    def __init__(self, host: str, seed: int) -> None:
-        """Prepare a client of the service at port 8000 of `host`; `seed` says what it does."""
-        self.host = host
-        self.random = random.Random(seed)  # noqa: S311
-        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self.kept: dict[int, dict[str, Any]] = {}
-        self.deleted: list[int] = []
-        # Names of what was not answered as done: it may be there, or not.
-        self.doubtful: set[str] = set()
-        # When each request began and ended, and its status: 0 without an answer.
-        self.answers: list[tuple[float, float, int]] = []
-
-    async def _ask(self, method: str, path: str, item: dict[str, Any] | None) -> tuple[int, bytes]:
-        if self.streams is None:
-            self.streams = await asyncio.open_connection(self.host, 8000)
-        reader, writer = self.streams
-        body = json.dumps(item).encode() if item else b""
-        writer.write(request(path, close=False, method=method, body=body))
-        got = await answer(reader)
-        if b"connection: close" in got.lower():
-            self.close()
-        return int(got[9:12]), got.partition(b"\r\n\r\n")[2]
-
-    async def ask(
-        self, method: str, path: str, item: dict[str, Any] | None = None
-    ) -> tuple[int, Any]:
-        """Return the status and what came with it, or 0 where no answer came within seven seconds."""
-        begin = time.monotonic()
-        status, body = 0, b""
-        try:
-            async with asyncio.timeout(7):
-                status, body = await self._ask(method, path, item)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            self.close()
-        self.answers.append((begin, time.monotonic(), status))
-        return status, json.loads(body) if body else None
-
-    def close(self) -> None:
-        """Connect anew for the next request."""
-        if self.streams:
-            self.streams[1].close()
-            self.streams = None
-
-    async def create(self) -> None:
-        """Create an item."""
-        item = priced(self.random.randrange(10**12))
-        status, body = await self.ask("POST", "/items/", item)
-        if status == 201:
-            item_id = body["item"]["item_id"]
-            self.kept[item_id] = item | {"item_id": item_id}
-            assert body["item"] == self.kept[item_id]
-        else:
-            self.doubtful.add(item["name"])
-
-    async def read(self) -> None:
-        """Read an item, or what is no longer there."""
-        item_id = self.random.choice([*self.kept, *self.deleted[-1:]])
-        expected = self.kept.get(item_id)
-        status, body = await self.ask("GET", f"/items/{item_id}")
-        if status in {200, 404}:
-            assert body == (expected or {"detail": "No such item"})
-
-    async def list(self) -> None:
-        """List some items."""
-        status, body = await self.ask("GET", "/items/?limit=10")
-        assert status != 200 or body["items"]
-
-    async def replace(self) -> None:
-        """Replace an item."""
-        item_id, before = self.kept.popitem()
-        item = priced(self.random.randrange(10**12))
-        status, body = await self.ask("PUT", f"/items/{item_id}", item)
-        if status == 200:
-            assert body == item | {"item_id": item_id}
-            self.kept[item_id] = body
-        else:
-            self.doubtful |= {before["name"], item["name"]}
-
-    async def delete(self) -> None:
-        """Delete an item."""
-        item_id, before = self.kept.popitem()
-        status, _ = await self.ask("DELETE", f"/items/{item_id}")
-        if status == 204:
-            self.deleted.append(item_id)
-        else:
-            self.doubtful.add(before["name"])
-
-    async def step(self) -> None:
-        """Do one thing or another."""
-        do: list[Callable[[], Awaitable[None]]] = [self.create] * 4
-        if self.kept:
-            do += [self.read] * 3 + [self.list, self.replace, self.delete]
-        await self.random.choice(do)()
-
-
-def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
-    """See that the items that are stored are those that the clients know of."""
-    by_id = {item["item_id"]: item for item in items}
-    assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
-    known: set[str] = set()
-    doubtful: set[str] = set()
-    for client in clients:
-        for item_id, item in client.kept.items():
-            assert by_id.get(item_id) == item
-            known.add(item["name"])
-        assert not by_id.keys() & client.deleted
-        doubtful |= client.doubtful
-    assert {item["name"] for item in items} - known <= doubtful
-
-
-def statuses(clients: list[Client]) -> Counter[int]:
-    """Count the answers by their status."""
-    return Counter(status for client in clients for _, _, status in client.answers)
-
-
 def ended(image: str, *options: str) -> dict[str, Any]:
     """Run a container that ends by itself, not with 0; return the last line of its log."""
     with container(image, *options) as failing:
@@ -305,7 +162,7 @@ def ended(image: str, *options: str) -> dict[str, Any]:
 
 
 def test_sqlite_needs_a_volume_and_nothing_else_whoever_the_user_is(build: Build) -> None:
-    image = build("sqlite")
+    image = build(database="sqlite")
     names: list[str] = []
     with volume() as name:
         for user in "10001", "1000670000:0", "10001":
@@ -326,11 +183,13 @@ def test_sqlite_s_folder_is_the_only_one_that_may_be_written(user: str, build: B
         run = ("run", "--rm", "--user", user, image, "sh", "-c", f"{script} 2>/dev/null")
         return docker(*run).split()
 
-    assert set(writable(build("sqlite"))) - set(writable("python:3.14-slim-trixie")) == {"/data"}
+    assert set(writable(build(database="sqlite"))) - set(writable("python:3.14-slim-trixie")) == {
+        "/data"
+    }
 
 
 def test_sqlite_s_volume_may_be_lacking(build: Build) -> None:
-    with container(build("sqlite"), *HARDENED) as started:
+    with container(build(database="sqlite"), *HARDENED) as started:
         started.wait_healthy()
         create(started, "for a while")
         assert started.stop() == 0
@@ -344,7 +203,7 @@ def test_sqlite_says_why_where_it_may_not_write(build: Build, tmp_path: Path) ->
     file.touch(0o644)
     with volume() as empty:
         for source in f"{folder}:/data", f"{file.parent}:/data", f"{empty}:/data:ro":
-            last = ended(build("sqlite"), f"--volume={source}")
+            last = ended(build(database="sqlite"), f"--volume={source}")
             assert "/data/service.db" in last["message"]
 
 
@@ -380,7 +239,7 @@ with migrations.connect(Settings()) as connection:
 def test_sqlite_needs_no_temporary_folder(build: Build) -> None:
     """A large update, a sort and a copy of the table work where only /data may be written."""
     options = (*HARDENED, "--memory=512m", "--volume=/data")
-    with container(build("sqlite"), *options) as started:
+    with container(build(database="sqlite"), *options) as started:
         started.wait_healthy()
         name, rows = docker("exec", started.name, "python", "-c", BIG).split()
         assert (name, rows) == (f"1{0:0199}", "200000")
@@ -414,8 +273,8 @@ def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> No
         await asyncio.gather(*map(load, clients))
         return clients
 
-    with serving(kind, build(kind), 4) as (started, _):
-        clients = asyncio.run(scenario(address(started)))
+    with serving(kind, build(database=kind), 4) as (started, _):
+        clients = asyncio.run(scenario(started.address))
         assert statuses(clients).keys() == {200, 201, 204, 404}
         check(clients, stored(started))
         assert {line["level"] for line in started.log()} == {"INFO"}
@@ -473,17 +332,17 @@ def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Bu
         return False
 
     everyone: list[Client] = []
-    with serving(kind, build(kind), 2) as (started, server):
+    with serving(kind, build(database=kind), 2) as (started, server):
 
         def replaced(before: set[str]) -> bool:
-            return len(worker_pids(started) | before) == 3
+            return len(started.worker_pids() | before) == 3
 
         for turn in range(20 if FULL else 3):
-            clients = [Client(address(started), 100 * turn + number) for number in range(8)]
+            clients = [Client(started.address, 100 * turn + number) for number in range(8)]
             everyone += clients
             lost = server if victim == "server" else started
             if victim == "worker":
-                pids = worker_pids(started)
+                pids = started.worker_pids()
                 asyncio.run(scenario(clients, partial(kill_busiest, pids)))
                 wait_until(partial(replaced, pids), 20)
             else:
@@ -536,16 +395,16 @@ def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
         await running
         return clients, times
 
-    with serving("postgresql", build("postgresql"), 2) as (started, server):
+    with serving("postgresql", build(database="postgresql"), 2) as (started, server):
         assert server
 
         def back() -> None:
             docker({"stop": "start", "pause": "unpause"}[fault], server.name)
             Server(server, "", "").wait_ready()
 
-        workers = worker_pids(started)
+        workers = started.worker_pids()
         clients, (lost, away, returning, recovered) = asyncio.run(
-            scenario(address(started), server, back)
+            scenario(started.address, server, back)
         )
         answers = [answer for client in clients for answer in client.answers]
         good = {200, 201, 204, 404}
@@ -556,7 +415,7 @@ def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
         assert after
         assert set(after) <= good
         check(clients, stored(started))
-        assert worker_pids(started) == workers
+        assert started.worker_pids() == workers
         assert started.health == "healthy"
         assert started.inspect("{{.RestartCount}}") == "0"
 
@@ -615,7 +474,7 @@ def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
 
 
 def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> None:
-    image = build("postgresql")
+    image = build(database="postgresql")
     url = "--env=DATABASE_URL=postgresql://app{}@database/app"
     sample = "--env=DATABASE_PASSWORD=change-me"
     assert "DATABASE_PASSWORD" in ended(image, url.format(""), sample)["message"]
@@ -625,7 +484,7 @@ def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> N
 
 
 def test_a_password_comes_from_a_file_and_is_seen_nowhere(build: Build, tmp_path: Path) -> None:
-    image = build("postgresql")
+    image = build(database="postgresql")
     file = tmp_path / "password"
     with postgresql_container() as server:
         file.write_text(f"{server.password}\n")
@@ -655,7 +514,7 @@ def test_without_its_database_it_ends_and_says_why(workers: int, build: Build) -
 
         def reason(*options: str) -> str:
             options = (*server.options, f"--env=WORKERS={workers}", *options)
-            last = ended(build("postgresql"), *options)
+            last = ended(build(database="postgresql"), *options)
             assert password not in json.dumps(last)
             return str(last["message"])
 
@@ -761,9 +620,9 @@ def ask(started: Container, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["postgresql", "none"])
 def test_it_is_hardened_with_any_database(kind: str, build: Build) -> None:
-    with database(kind, build(kind)) as (options, _):
+    with database(kind, build(database=kind)) as (options, _):
         for user in "10001", "65534", "1000670000:0":
-            with container(build(kind), *HARDENED, *options, f"--user={user}") as started:
+            with container(build(database=kind), *HARDENED, *options, f"--user={user}") as started:
                 started.wait_healthy()
                 ask(started, kind)
                 assert started.stop() == 0
@@ -777,7 +636,7 @@ def test_a_stop_waits_for_no_client_and_no_lock(kind: str, build: Build) -> None
         "c.execute('BEGIN IMMEDIATE'); time.sleep(60)",
         "postgresql": "BEGIN; LOCK TABLE items; SELECT pg_sleep(60)",
     }
-    with serving(kind, build(kind), 2) as (started, server):
+    with serving(kind, build(database=kind), 2) as (started, server):
         if server:
             run = ("psql", "--username=app", f"--command={lock[kind]}")
             docker("exec", "--detach", server.name, *run)
@@ -791,7 +650,7 @@ def test_a_stop_waits_for_no_client_and_no_lock(kind: str, build: Build) -> None
         body = json.dumps(LAMP).encode()
         post = request("/items/", close=False, method="POST", body=body)
         with ExitStack() as clients:
-            host = (address(started), 8000)
+            host = (started.address, 8000)
             for begun in b"", b"GET /ite", post[:-5], post:
                 client = clients.enter_context(socket.create_connection(host))
                 client.sendall(begun)
@@ -805,7 +664,7 @@ def test_a_stop_waits_for_no_client_and_no_lock(kind: str, build: Build) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bad_setting_ends_it_with_any_database(kind: str, workers: int, build: Build) -> None:
     for setting in ["MAX_BODY_SIZE"] if kind == "none" else ["DATABASE_TIMEOUT"]:
-        last = ended(build(kind), f"--env={setting}=lots", f"--env=WORKERS={workers}")
+        last = ended(build(database=kind), f"--env={setting}=lots", f"--env=WORKERS={workers}")
         assert last["message"].startswith(f"setting {setting}: ")
 
 
@@ -813,7 +672,7 @@ def test_a_bad_setting_ends_it_with_any_database(kind: str, workers: int, build:
 def test_schemathesis_finds_nothing_with_any_database(
     kind: str, build: Build, tmp_path: Path
 ) -> None:
-    with serving(kind, build(kind), 2) as (started, _):
+    with serving(kind, build(database=kind), 2) as (started, _):
         schemathesis(started.url, 1, 500 if FULL else 50, tmp_path)
         assert not [line for line in started.log() if line["level"] == "ERROR"]
 
@@ -864,6 +723,6 @@ def test_each_pair_of_answers_is_built_run_called_and_stopped(
         version = docker("exec", started.name, "python", "--version")
         assert version.startswith(f"Python {answers['python_version']}.")
         if answers["workers"] != "auto":
-            wait_until(lambda: len(worker_pids(started)) == answers["workers"], 10)
+            wait_until(lambda: len(started.worker_pids()) == answers["workers"], 10)
         assert started.stop() == 0
         assert {line["level"] for line in started.log()} == {"INFO"}

@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.conftest import Bake
+from tests.support.services import Bake
 
 pytestmark = pytest.mark.slow
 

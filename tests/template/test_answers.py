@@ -1,6 +1,6 @@
 """Answers: right ones arrive exactly, wrong ones are refused before anything is written.
 
-`EXAMPLES=10000 pytest -m slow tests/test_answers.py` tries more of them than the usual 300.
+`EXAMPLES=10000 pytest -m slow tests/template/test_answers.py` tries more of them than the usual 300.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from local_extensions import RESERVED, RULES, find_problem, is_slug, markdown, quoted, slug
-from tests.conftest import CONFIG, QUESTIONS, commit, tree
+from tests.support.commands import commit
+from tests.support.repository import CONFIG, QUESTIONS, tree
 
 quickly = settings(max_examples=200, deadline=None)
 thoroughly = settings(

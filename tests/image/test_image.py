@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import shutil
@@ -11,45 +10,24 @@ import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Bake, Service, lacking
-from tests.containers import (
+from tests.support.commands import lacking, wait_until
+from tests.support.containers import (
     HARDENED,
+    Build,
     Container,
     container,
     docker,
     measure,
     require_docker,
-    wait_until,
 )
-from tests.test_service import COMBINATIONS, files
+from tests.support.services import COMBINATIONS, Bake, Service, files
 
 pytestmark = pytest.mark.docker
-
-Build = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def build(bake: Bake) -> Iterator[Build]:
-    """Return `build(**answers)`, which builds the image of a service once, and names it."""
-    require_docker()
-    built: dict[str, str] = {}
-
-    def build(**answers: str | int) -> str:
-        key = json.dumps(answers, sort_keys=True)
-        if key not in built:
-            tag = f"template-test-{uuid.uuid4().hex[:12]}"
-            docker("build", "--tag", tag, str(bake(**answers).path))
-            built[key] = tag
-        return built[key]
-
-    yield build
-    for tag in built.values():
-        docker("rmi", "--force", tag, check=False)
 
 
 def version(answers: dict[str, str | int]) -> str:
@@ -106,7 +84,7 @@ def cpus_of(running: Container) -> int:
     )
 
 
-# tests/test_databases.py runs the others, with a server.
+# tests/promises/test_databases.py runs the others, with a server.
 @pytest.mark.parametrize(
     "answers",
     [c for c in COMBINATIONS if c.get("database") != "postgresql"],

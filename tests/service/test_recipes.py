@@ -28,8 +28,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Bake, Service, clean_environment, commit, wait_for
-from tests.containers import container, docker, require_docker
+from tests.support.commands import clean_environment, commit, wait_until
+from tests.support.containers import container, docker, require_docker
+from tests.support.repository import ROOT
+from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +173,7 @@ def serving(service: Service, **environment: str) -> Iterator[dict[str, str]]:
             stderr=output,
         )
     try:
-        wait_for(lambda: "startup complete" in log.read_text() or process.poll() is not None)
+        wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None)
         yield {"ADDRESS": f"127.0.0.1:{port}", "PID": str(process.pid), "LOG": str(log)}
     except BaseException:
         print(log.read_text())  # noqa: T201 - pytest shows it

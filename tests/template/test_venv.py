@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CONFIG, TEMPLATE, clean_environment, commit, lacking
+from tests.support.commands import clean_environment, commit, lacking
+from tests.support.repository import CONFIG, TEMPLATE
 
 SCRIPT = TEMPLATE / "scripts" / "make_venv.py"
 specification = importlib.util.spec_from_file_location("make_venv", SCRIPT)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TEMPLATE, Bake, clean_environment, tree, wait_for
+from tests.support.commands import clean_environment, wait_until
+from tests.support.repository import TEMPLATE, tree
+from tests.support.services import Bake
 
 NAME = "my-service"
 OWN = ["notes.txt", "other/app/main.py", f"{NAME}/mine.py", f"{NAME}/app/mine.py", f"{NAME}/.env"]
@@ -39,7 +41,7 @@ def test_a_run_after_an_interrupted_one_completes_the_service(
 ) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(command(template, out), env=environment) as process:
-        wait_for((out / NAME / last).exists)
+        wait_until((out / NAME / last).exists, pause=0.002)
         process.kill()
     subprocess.run(command(template, out), env=environment, check=True, capture_output=True)
     made = tree(out)
@@ -68,10 +70,10 @@ def test_an_interrupted_venv_leaves_a_complete_service_and_no_venv(
         log.open("w") as output,
         subprocess.Popen(words, env=environment, stdout=output, start_new_session=True) as process,
     ):
-        wait_for((service / ".venv" / "busy").exists)
+        wait_until((service / ".venv" / "busy").exists)
         os.killpg(process.pid, sent)
         process.wait(30)
-    wait_for(lambda: "make dev" in log.read_text())  # the hook outlives Cookiecutter
+    wait_until(lambda: "make dev" in log.read_text())  # the hook outlives Cookiecutter
     assert "No .venv: interrupted." in log.read_text()
     assert not (service / ".venv").exists()
     assert {*bake().files()} <= {p.relative_to(service).as_posix() for p in service.rglob("*")}

@@ -1,0 +1,138 @@
+"""Clients that change items and know what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.support.load import answer, request
+
+
+def priced(hundredths: int) -> dict[str, Any]:
+    """Return an item that nobody else has."""
+    price = f"{hundredths // 100}.{hundredths % 100:02}"
+    return {"name": uuid.uuid4().hex, "price": price, "is_offer": None}
+
+
+class Client:
+    """A client that sends one request after another, and knows what it was told."""
+
+    def __init__(self, host: str, seed: int) -> None:
+        """Prepare a client of the service at port 8000 of `host`; `seed` says what it does."""
+        self.host = host
+        self.random = random.Random(seed)  # noqa: S311
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.kept: dict[int, dict[str, Any]] = {}
+        self.deleted: list[int] = []
+        # Names of what was not answered as done: it may be there, or not.
+        self.doubtful: set[str] = set()
+        # When each request began and ended, and its status: 0 without an answer.
+        self.answers: list[tuple[float, float, int]] = []
+
+    async def _ask(self, method: str, path: str, item: dict[str, Any] | None) -> tuple[int, bytes]:
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.host, 8000)
+        reader, writer = self.streams
+        body = json.dumps(item).encode() if item else b""
+        writer.write(request(path, close=False, method=method, body=body))
+        got = await answer(reader)
+        if b"connection: close" in got.lower():
+            self.close()
+        return int(got[9:12]), got.partition(b"\r\n\r\n")[2]
+
+    async def ask(
+        self, method: str, path: str, item: dict[str, Any] | None = None
+    ) -> tuple[int, Any]:
+        """Return the status and what came with it, or 0 where no answer came within seven seconds."""
+        begin = time.monotonic()
+        status, body = 0, b""
+        try:
+            async with asyncio.timeout(7):
+                status, body = await self._ask(method, path, item)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            self.close()
+        self.answers.append((begin, time.monotonic(), status))
+        return status, json.loads(body) if body else None
+
+    def close(self) -> None:
+        """Connect anew for the next request."""
+        if self.streams:
+            self.streams[1].close()
+            self.streams = None
+
+    async def create(self) -> None:
+        """Create an item."""
+        item = priced(self.random.randrange(10**12))
+        status, body = await self.ask("POST", "/items/", item)
+        if status == 201:
+            item_id = body["item"]["item_id"]
+            self.kept[item_id] = item | {"item_id": item_id}
+            assert body["item"] == self.kept[item_id]
+        else:
+            self.doubtful.add(item["name"])
+
+    async def read(self) -> None:
+        """Read an item, or what is no longer there."""
+        item_id = self.random.choice([*self.kept, *self.deleted[-1:]])
+        expected = self.kept.get(item_id)
+        status, body = await self.ask("GET", f"/items/{item_id}")
+        if status in {200, 404}:
+            assert body == (expected or {"detail": "No such item"})
+
+    async def list(self) -> None:
+        """List some items."""
+        status, body = await self.ask("GET", "/items/?limit=10")
+        assert status != 200 or body["items"]
+
+    async def replace(self) -> None:
+        """Replace an item."""
+        item_id, before = self.kept.popitem()
+        item = priced(self.random.randrange(10**12))
+        status, body = await self.ask("PUT", f"/items/{item_id}", item)
+        if status == 200:
+            assert body == item | {"item_id": item_id}
+            self.kept[item_id] = body
+        else:
+            self.doubtful |= {before["name"], item["name"]}
+
+    async def delete(self) -> None:
+        """Delete an item."""
+        item_id, before = self.kept.popitem()
+        status, _ = await self.ask("DELETE", f"/items/{item_id}")
+        if status == 204:
+            self.deleted.append(item_id)
+        else:
+            self.doubtful.add(before["name"])
+
+    async def step(self) -> None:
+        """Do one thing or another."""
+        do: list[Callable[[], Awaitable[None]]] = [self.create] * 4
+        if self.kept:
+            do += [self.read] * 3 + [self.list, self.replace, self.delete]
+        await self.random.choice(do)()
+
+
+def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
+    """See that the items that are stored are those that the clients know of."""
+    by_id = {item["item_id"]: item for item in items}
+    assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
+    known: set[str] = set()
+    doubtful: set[str] = set()
+    for client in clients:
+        for item_id, item in client.kept.items():
+            assert by_id.get(item_id) == item
+            known.add(item["name"])
+        assert not by_id.keys() & client.deleted
+        doubtful |= client.doubtful
+    assert {item["name"] for item in items} - known <= doubtful
+
+
+def statuses(clients: list[Client]) -> Counter[int]:
+    """Count the answers by their status."""
+    return Counter(status for client in clients for _, _, status in client.answers)

@@ -1,0 +1,74 @@
+"""What tests do with programs and time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without the active virtual environment."""
+    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+
+
+def run(
+    *command: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,  # noqa: A002 - as subprocess names it
+    status: int | None = 0,
+) -> str:
+    """Run `command`; return what it prints on both streams.
+
+    Fail with that output if the exit status is not `status`; None stands for any but 0.
+    """
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        input=input,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    right = done.returncode != 0 if status is None else done.returncode == status
+    assert right, f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def commit(repository: Path) -> None:
+    """Commit all of a folder; make it a repository first, if it is none."""
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    commit = ["commit", "-q", "--allow-empty", "-m", "Change"]
+    for command in (["init", "-q"], ["add", "-A"], commit):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test, or fail it where REQUIRE_DOCKER=1 says that nothing it needs may be missing."""
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
+    pytest.skip(reason)
+
+
+def wait_until(
+    condition: Callable[[], T],
+    seconds: float = 60,
+    what: Callable[[], str] = str,
+    pause: float = 0.1,
+) -> T:
+    """Return the first true value of `condition`, or fail after `seconds` with what `what` says."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s\n{what()}"
+        time.sleep(pause)

@@ -1,0 +1,23 @@
+"""This repository: its folders, its questions."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Read a folder: mode and bytes of every file and folder below it."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            stat.S_IMODE(path.lstat().st_mode),
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+    }

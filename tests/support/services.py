@@ -1,0 +1,160 @@
+"""Generated services: what is tested, and what is in one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.commands import clean_environment, run
+
+# Each answer of each question at least once; each with every odd one of the others would only
+# repeat the same lines.
+COMBINATIONS = [
+    {},
+    {
+        "python_version": "3.15",
+        "port": 1024,
+        "workers": "auto",
+        "project_slug": "ab",
+        "database": "postgresql",
+    },
+    {
+        "python_version": "3.13",
+        "database": "none",
+        "port": 65535,
+        "workers": 64,
+        "project_name": "Ünïcode 'n' \"quotes\"",
+    },
+    {
+        "python_version": "3.12",
+        "port": 8080,
+        "workers": 1,
+        "project_slug": "a" * 50,
+        "database": "postgresql",
+    },
+    {
+        "python_version": "3.11",
+        "database": "none",
+        "port": 9000,
+        "workers": 2,
+        "description": r"C:\new \u0041 $x #1 `y`",
+    },
+]
+
+
+FILES = """
+.dockerignore
+.env.example
+.gitattributes
+.gitignore
+Dockerfile
+Makefile
+README.md
+app/__init__.py
+app/errors.py
+app/health.py
+app/items/__init__.py
+app/items/models.py
+app/items/routes.py
+app/logs.py
+app/main.py
+app/middleware.py
+app/settings.py
+compose.yaml
+pyproject.toml
+requirements-dev.txt
+requirements.txt
+scripts/make_venv.py
+server/README.md
+server/__init__.py
+server/__main__.py
+server/cpus.py
+server/gunicorn_conf.py
+server/limits.py
+server/probe.py
+server/settings.py
+server/shutdown.py
+server/startup.py
+server/worker.py
+tests/conftest.py
+tests/items/test_routes.py
+tests/server/conftest.py
+tests/server/service.py
+tests/server/serving.py
+tests/server/test_border.py
+tests/server/test_cpus.py
+tests/server/test_limits.py
+tests/server/test_probe.py
+tests/server/test_shutdown.py
+tests/server/test_startup.py
+tests/server/test_upstream.py
+tests/test_additions.py
+tests/test_errors.py
+tests/test_health.py
+tests/test_logs.py
+tests/test_main.py
+tests/test_middleware.py
+tests/test_settings.py
+""".split()
+
+
+OF_A_DATABASE = """
+DATABASE.md
+app/database.py
+app/items/queries.py
+app/items/tables.py
+app/migrations/__init__.py
+app/migrations/env.py
+app/migrations/script.py.mako
+app/migrations/versions/0001_items.py
+app/threads.py
+tests/test_database.py
+tests/test_migrations.py
+""".split()
+
+OF_ITS_KIND = {
+    "sqlite": ["app/migrations/sqlite.py"],
+    "postgresql": ["app/postgresql.py", "tests/test_postgresql.py"],
+}
+
+
+def files(answers: Mapping[str, object]) -> list[str]:
+    """List the files of a service with `answers`."""
+    kind = str(answers["database"])
+    return sorted(FILES if kind == "none" else [*FILES, *OF_A_DATABASE, *OF_ITS_KIND[kind]])
+
+
+@dataclass(frozen=True)
+class Service:
+    """A generated service, as a folder and the answers that made it."""
+
+    path: Path
+    answers: dict[str, str | bool]
+
+    def files(self) -> list[str]:
+        """List every file, relative, with forward slashes, sorted."""
+        return sorted(
+            p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()
+        )
+
+    def read(self, name: str) -> str:
+        """Return the text of the file `name`."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def run(self, *command: str, **environment: str) -> str:
+        """Run `command` in the service's folder; return its output, or fail with it."""
+        return run(*command, cwd=self.path, env=clean_environment() | environment)
+
+    def fails(self, *command: str, **environment: str) -> str:
+        """Run `command`, which must fail, in the service's folder; return its output."""
+        env = clean_environment() | environment
+        return run(*command, cwd=self.path, env=env, status=None)
+
+    def python(self, *arguments: str, **environment: str) -> str:
+        """Run this Python, which has all of the service's packages, in the service's folder."""
+        return self.run(sys.executable, *arguments, **environment)
+
+
+Bake = Callable[..., Service]
