@@ -7,7 +7,7 @@ ANSWERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check fix test bake lock benchmark
+.PHONY: help check fix test newcomer bake lock benchmark
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ fix: .venv/installed ## Repair what can be repaired, and format
 
 test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/template/test_hook.py
 	$(PYTHON) -m pytest $(ARGS)
+
+newcomer: ## Run the README's commands in containers with little but Python: ARGS=debian:trixie-slim
+	python3 scripts/newcomer.py $(ARGS)
 
 bake: .venv/installed ## Generate a service into ./build: ANSWERS="port=9000 database=none"
 	$(PYTHON) -m cookiecutter . --no-input --overwrite-if-exists --output-dir build create_venv=no $(ANSWERS)
