@@ -15,8 +15,12 @@ T = TypeVar("T")
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the active virtual environment."""
-    return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    """Return this process's environment without the active virtual environment, and no byte-code.
+
+    Tests share generated folders and compare their files, so Python must not leave any there.
+    """
+    own = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    return own | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run(

@@ -143,15 +143,13 @@ class Service:
         """Return the text of the file `name`."""
         return (self.path / name).read_text(encoding="utf-8")
 
-    def run(self, *command: str, status: int | None = 0, **environment: str) -> str:
-        """Run `command` in the service's folder; return its output, or fail as `commands.run` does."""
-        # Other tests share this folder, and compare its files.
-        env = clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1"} | environment
-        return run(*command, cwd=self.path, env=env, status=status)
+    def run(self, *command: str, **environment: str) -> str:
+        """Run `command` in the service's folder; return its output, or fail with it."""
+        return run(*command, cwd=self.path, env=clean_environment() | environment)
 
     def fails(self, *command: str) -> str:
         """Run `command`, which must fail, in the service's folder; return its output."""
-        return self.run(*command, status=None)
+        return run(*command, cwd=self.path, env=clean_environment(), status=None)
 
     def python(self, *arguments: str, **environment: str) -> str:
         """Run this Python, which has all of the service's packages, in the service's folder."""
