@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -81,15 +82,31 @@ def shortest_path(project: Path, environment: Mapping[str, str]) -> str:
     return project.name if near.resolve() == project.resolve() else str(project)
 
 
+def enter_on_windows(folder: str) -> list[str]:
+    """Return what to type to enter a folder: one command for cmd and PowerShell, or one for each.
+
+    cmd replaces %NAME% between double quotes, and PowerShell replaces $name there, reads ` as an
+    escape, [ and ] as a pattern, and takes all kinds of single quotes for the same.
+    """
+    if not re.search(r"[%$`\[\]]", folder):
+        return [f'pushd "{folder}"']
+    for_cmd = folder.replace("%", '"^%"')
+    for_powershell = re.sub("(['\u2018-\u201b])", r"\1\1", folder)
+    return [
+        f'pushd "{for_cmd}" & rem in cmd',
+        f"pushd -LiteralPath '{for_powershell}' # in PowerShell",
+    ]
+
+
 def next_commands(folder: str, port: str, made: bool, make: bool, windows: bool) -> list[str]:
-    """Return what to type next, right for a POSIX shell, or for both cmd and PowerShell."""
-    enter = f'pushd "{folder}"' if windows else f"cd {shlex.quote(folder)}"
+    """Return what to type next, in a POSIX shell or in cmd and PowerShell."""
+    enter = enter_on_windows(folder) if windows else [f"cd {shlex.quote(folder)}"]
     if make and not windows:
-        return [enter, "make test" if made else "make venv", "make dev"]
+        return [*enter, "make test" if made else "make venv", "make dev"]
     python = r".venv\Scripts\python" if windows else ".venv/bin/python"
     script = r"py scripts\make_venv.py" if windows else "python3 scripts/make_venv.py"
     serve = f"{python} -m uvicorn app.main:app --reload --reload-dir app --port {port}"
-    return [enter, f"{python} -m pytest" if made else script, serve]
+    return [*enter, f"{python} -m pytest" if made else script, serve]
 
 
 def main(context: Mapping[str, Any]) -> None:

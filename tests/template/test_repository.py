@@ -74,11 +74,19 @@ def test_the_readme_s_tree_is_the_default_service(bake: Bake) -> None:
     assert named == tops | apps - {"__init__.py"}
 
 
+def anchors(document: Path) -> set[str]:
+    """Return the names that GitHub gives to the headings of a document."""
+    headings = re.findall("^#+ (.*)", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_link_in_the_documents_leads_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        for link in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
+        for link, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text("utf-8")):
             if not link.startswith(("http", "mailto")):
-                assert (document.parent / link).exists(), f"{document.name}: {link}"
+                target = document.parent / link if link else document
+                assert target.exists(), f"{document.name}: {link}"
+                assert not anchor or anchor in anchors(target), f"{document.name}: {link}#{anchor}"
 
 
 @pytest.mark.slow
