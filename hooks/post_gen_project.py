@@ -109,14 +109,19 @@ def next_commands(folder: str, port: str, made: bool, make: bool, windows: bool)
     return [*enter, f"{python} -m pytest" if made else script, serve]
 
 
+def keep_selected(context: Mapping[str, Any], project: Path) -> None:
+    """Remove the files of unselected options; put those of `OVERLAYS` in place."""
+    for path in unselected_paths(context):
+        remove(project, path)
+    for overlay in filter(Path.is_dir, (project / path for path in OVERLAYS)):
+        shutil.copytree(overlay, project, dirs_exist_ok=True)
+        remove(project, overlay.name)
+
+
 def main(context: Mapping[str, Any]) -> None:
     """Finish the project in the current folder."""
     project = Path.cwd()
-    for path in unselected_paths(context):
-        remove(project, path)
-    for overlay in filter(Path.is_dir, map(Path, OVERLAYS)):
-        shutil.copytree(overlay, project, dirs_exist_ok=True)
-        remove(project, str(overlay))
+    keep_selected(context, project)
     if is_update(context, project):
         return
     if hasattr(sys.stdout, "reconfigure"):
