@@ -21,9 +21,10 @@ check: .venv/installed ## Look for faults, without changing anything
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-fix: .venv/installed ## Repair what can be repaired, and format
+fix: .venv/installed ## Repair what can be repaired, format, and write copier.yml
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
+	$(PYTHON) scripts/copier_support.py
 
 test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/template/test_hook.py
 	$(PYTHON) -m pytest $(ARGS)

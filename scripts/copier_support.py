@@ -1,6 +1,6 @@
 """Let copier serve the template that Cookiecutter serves.
 
-    python scripts/copier_support.py   write the questions of cookiecutter.json into copier.yml
+    python scripts/copier_support.py   write copier.yml from cookiecutter.json, as `make fix` does
 
 copier.yml names `Filters` as a Jinja extension and runs `finish` when the files are there.
 """
@@ -94,7 +94,7 @@ def configuration() -> str:
     }
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     head = (
-        "# For copier. `python scripts/copier_support.py` writes this file from cookiecutter.json."
+        "# For copier. `make fix` writes this file from cookiecutter.json."
     )
     return "\n".join([head, *lines, ""])
 

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run
 from tests.support.repository import ROOT, TEMPLATE
 
 
-def run(folder: Path, *arguments: str) -> None:
+def module(folder: Path, *arguments: str) -> None:
     """Run a module of this Python in `folder`, or fail with its output."""
-    command = [sys.executable, "-B", "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(sys.executable, "-B", "-m", *arguments, cwd=folder)
 
 
 def generate(template: Path, folder: Path, *answers: str) -> Path:
     """Generate a service in `folder`, in a process that has not imported this template's modules."""
     options = ["--no-input", "--default-config", "create_venv=no"]
-    run(folder, "cookiecutter", str(template), *options, *answers)
+    module(folder, "cookiecutter", str(template), *options, *answers)
     return folder / "my-service"
 
 
@@ -34,15 +32,12 @@ def extended(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(template, copy)
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     diffs = re.findall(r"^```diff\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    done = subprocess.run(
-        ["git", "apply", "-"], cwd=copy, input="".join(diffs), text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
+    run("git", "apply", "-", cwd=copy, input="".join(diffs))
     return copy
 
 
 def test_the_new_feature_works_in_the_template_folder(extended: Path) -> None:
-    run(extended / TEMPLATE.name, "pytest", "-p", "no:cacheprovider", "tests/test_robots.py")
+    module(extended / TEMPLATE.name, "pytest", "-p", "no:cacheprovider", "tests/test_robots.py")
 
 
 @pytest.mark.parametrize("database", ["sqlite", "none"])
@@ -50,9 +45,9 @@ def test_a_service_with_the_new_feature_passes_its_checks(
     database: str, extended: Path, tmp_path: Path
 ) -> None:
     service = generate(extended, tmp_path, "robots=yes", f"database={database}")
-    run(service, "pytest", "-p", "no:cacheprovider", "tests/test_robots.py")
-    run(service, "ruff", "check", "--no-cache")
-    run(service, "ruff", "format", "--check", "--no-cache")
+    module(service, "pytest", "-p", "no:cacheprovider", "tests/test_robots.py")
+    module(service, "ruff", "check", "--no-cache")
+    module(service, "ruff", "format", "--check", "--no-cache")
 
 
 def test_a_service_without_the_new_feature_has_no_trace_of_it(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +12,9 @@ from cookiecutter.exceptions import FailedHookException
 
 from local_extensions import checked
 from scripts.copier_support import configuration
-from tests.conftest import CONFIG, ROOT, TEMPLATE, Bake, clean_environment, commit, tree
+from tests.support.commands import clean_environment, commit, run
+from tests.support.repository import CONFIG, ROOT, TEMPLATE, tree
+from tests.support.services import Bake
 
 PACKAGES = ["copier==9.19.1", "copier-template-extensions==0.3.4", "cookiecutter==2.7.1"]
 MENUS = {
@@ -60,24 +60,9 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install copier."""
     folder = tmp_path_factory.mktemp("copier") / "venv"
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "-q", folder, "--python", sys.executable], check=True)
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    subprocess.run([*uv, "pip", "install", "-q", "--python", python, *PACKAGES], check=True)
-    return python.with_name("copier")
-
-
-def run(*command: str | Path, folder: Path) -> str:
-    """Run copier; return its output, or fail with it."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    run(*uv, "venv", folder, "--python", sys.executable, cwd=ROOT)
+    run(*uv, "pip", "install", "--python", folder / "bin/python", *PACKAGES, cwd=ROOT)
+    return folder / "bin/copier"
 
 
 def copy(copier: Path, template: Path, folder: Path, **answers: str | bool) -> None:
@@ -87,7 +72,7 @@ def copy(copier: Path, template: Path, folder: Path, **answers: str | bool) -> N
         for name, value in answers.items()
     ]
     options = ["--trust", "--quiet", "--defaults", "--data=create_venv=false"]
-    run(copier, "copy", *options, *data, template, folder, folder=template)
+    run(copier, "copy", *options, *data, template, folder, cwd=template, env=clean_environment())
 
 
 @pytest.mark.slow
@@ -119,7 +104,7 @@ def test_copier_update_takes_over_a_change(
     shutil.copytree(template, repository)
     dockerfile = repository / TEMPLATE.name / "Dockerfile"
     commit(repository)
-    run("git", "tag", "1.0.0", folder=repository)
+    run("git", "tag", "1.0.0", cwd=repository)
     copy(copier, repository, service, database=database)
     main = service / "app" / "main.py"
     main.write_text(main.read_text().replace("Welcome the caller.", "Greet the caller."))
@@ -127,11 +112,12 @@ def test_copier_update_takes_over_a_change(
     commit(service)
     dockerfile.write_text(dockerfile.read_text().replace("interval=10s", "interval=15s"))
     commit(repository)
-    run("git", "tag", "1.1.0", folder=repository)
+    run("git", "tag", "1.1.0", cwd=repository)
 
-    run(copier, "update", "--trust", "--quiet", "--defaults", folder=service)
+    options = ["--trust", "--quiet", "--defaults"]
+    run(copier, "update", *options, cwd=service, env=clean_environment())
 
-    changed = run("git", "status", "--porcelain", "-uall", folder=service).split()[1::2]
+    changed = run("git", "status", "--porcelain", "-uall", cwd=service).split()[1::2]
     assert changed == [".copier-answers.yml", "Dockerfile"]
     assert "interval=15s" in (service / "Dockerfile").read_text()
     assert "Greet the caller." in main.read_text()
