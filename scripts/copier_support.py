@@ -93,9 +93,7 @@ def configuration() -> str:
         },
     }
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-    head = (
-        "# For copier. `make fix` writes this file from cookiecutter.json."
-    )
+    head = "# For copier. `make fix` writes this file from cookiecutter.json."
     return "\n".join([head, *lines, ""])
 
 
