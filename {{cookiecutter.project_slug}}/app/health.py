@@ -1,11 +1,9 @@
 """Health: what orchestrators, load balancers and people ask for."""
 
-import logging
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.types import Scope
 # {% if cookiecutter.database != "none" %}
 
 from app.database import RequiresDatabase
@@ -26,11 +24,6 @@ class Health(BaseModel):
 
 
 @router.get("/health")
-async def health() -> Health:
-    """Tell a person or a monitor that the service is up."""
-    return Health()
-
-
 @router.get("/livez")
 async def live() -> Health:
     """Tell that the process works; if this fails, a restart helps."""
@@ -46,10 +39,3 @@ async def live() -> Health:
 async def ready() -> Health:
     """Tell that requests can be served; if this fails, waiting helps."""
     return Health()
-
-
-def log_level(scope: Scope, status: int) -> int:
-    """Return the level at which a request is logged: a check is news only if it fails."""
-    if scope["path"].removeprefix(scope.get("root_path", "")) not in PATHS:
-        return logging.INFO
-    return logging.DEBUG if status < 300 else logging.WARNING
