@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from time import perf_counter
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -39,7 +40,7 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
-        added = self.user_middleware
+        added: list[Any] = self.user_middleware
         # Outside of everything that answers: a browser hides a 500 or a 413 without CORS headers.
         outer = [entry for entry in added if entry.cls is CORSMiddleware]
         inner = [entry for entry in added if entry.cls is not CORSMiddleware]
