@@ -11,7 +11,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 from starlette.types import Scope
 
@@ -25,23 +24,21 @@ requests = logging.getLogger("app.requests")
 # Attributes of every record. Others came with `extra=` and are logged, too.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
+# For people: without the extras, which JSON has.
+CONSOLE = logging.Formatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s", "%H:%M:%S")
+
 encode = json.JSONEncoder(default=str, allow_nan=False).encode
 
 
 @lru_cache(1)
-def second(seconds: float) -> str:
-    """Return date and time of a whole second; all lines of it have the same."""
+def whole(seconds: float) -> str:
+    """Return the part of a time that all lines of one second share."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def utc(seconds: float) -> str:
     """Return a time in milliseconds."""
-    return f"{second(seconds // 1)}.{int(seconds % 1 * 1000):03}+00:00"
-
-
-def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what `extra=` added to a record."""
-    return {key: value for key, value in vars(record).items() if key not in STANDARD}
+    return f"{whole(seconds // 1)}.{int(seconds % 1 * 1000):03}+00:00"
 
 
 class JSONFormatter(logging.Formatter):
@@ -59,23 +56,10 @@ class JSONFormatter(logging.Formatter):
             line["stack"] = record.stack_info
         try:
             line["message"] = record.getMessage()
-            return encode({**line, **extras(record), **line})
+            extras = {key: value for key, value in vars(record).items() if key not in STANDARD}
+            return encode({**line, **extras, **line})
         except Exception as error:  # wrong arguments, or an extra that JSON cannot hold
             return encode({**line, "log_error": repr(error)})
-
-
-class ConsoleFormatter(logging.Formatter):
-    """Format a record for people: time, level, logger, message and extras; then a traceback."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s", "%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the line."""
-        # The message of a request already has these.
-        known = {"method", "route", "status"} if record.name == requests.name else set()
-        rest = [f"{key}={value!r}" for key, value in extras(record).items() if key not in known]
-        return " ".join([super().formatMessage(record), *rest])
 
 
 class StdoutHandler(logging.Handler):
@@ -134,21 +118,22 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
     """
     if not requests.isEnabledFor(level):
         return
-    method, path = scope["method"], scope["path"]
+    method, path = scope["method"], encode(scope["path"])
     client = scope["client"][0] if scope.get("client") else None
-    message, duration = f"{method} {route or '(no route)'} {status}", round(seconds * 1000, 3)
+    # Without the quotes, but escaped: a path may hold what controls a terminal.
+    message, duration = f"{method} {path[1:-1]} {status}", round(seconds * 1000, 3)
     alone = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
     if alone and isinstance(stdout.formatter, JSONFormatter):
         line = (
             f'"time": "{utc(time.time())}", "level": "{logging.getLevelName(level)}", '
             f'"logger": "{requests.name}", "message": {encode(message)}, '
             f'"request_id": "{request_id.get()}", "method": {encode(method)}, '
-            f'"route": {encode(route)}, "path": {encode(path)}, "status": {status}, '
+            f'"route": {encode(route)}, "path": {path}, "status": {status}, '
             f'"duration_ms": {duration}, "client": {encode(client)}'
         )
         stdout.write_soon("{" + line + "}\n")
     else:
-        extra = {"method": method, "route": route, "path": path, "status": status}
+        extra = {"method": method, "route": route, "path": scope["path"], "status": status}
         requests.log(level, message, extra=extra | {"duration_ms": duration, "client": client})
 
 
@@ -167,7 +152,7 @@ def configure(level: str = "INFO", form: str | None = None) -> None:
     values at DEBUG. `form` is json or console, by default console if standard output is a terminal.
     """
     console = form == "console" if form else os.isatty(stdout.file)
-    stdout.setFormatter(ConsoleFormatter() if console else JSONFormatter())
+    stdout.setFormatter(CONSOLE if console else JSONFormatter())
     with suppress(OSError, AttributeError):  # a full pipe that does not block loses lines
         os.set_blocking(stdout.file, True)
     # Keep the handlers of an owner or of pytest; a plain one would write each line a second time.

@@ -126,8 +126,15 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
     """Answer 413 to a larger body; `max_body_size=` of a route or a router sets another limit there."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the body, unless there is none, or it has a plain length within the limit."""
-        if scope["type"] != "http" or self.is_small(scope):
+        """Count the body, unless there is none, or its length is a plain number within the limit."""
+        names = b"content-length", b"transfer-encoding"
+        sizes = [value for name, value in scope.get("headers", ()) if name in names]
+        if sizes:  # the server sees to it that no body is longer than it says
+            plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
+            small = plain and int(sizes[0]) <= self.max_body_size
+        else:  # HTTP/2 has bodies without either header
+            small = scope.get("http_version", "") < "2"
+        if small:
             await self.app(scope, receive, send)
             return
         refused = False
@@ -142,15 +149,6 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
                 await send(message)
 
         await super().__call__(scope, receive, respond)
-
-    def is_small(self, scope: Scope) -> bool:
-        """Tell whether the head says so; the server sees to it that the body is no longer."""
-        names = b"content-length", b"transfer-encoding"
-        sizes = [value for name, value in scope["headers"] if name in names]
-        if not sizes:
-            return bool(scope["http_version"] < "2")  # where there would be a body without
-        plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
-        return plain and int(sizes[0]) <= self.max_body_size
 
 
 class RouteMiddleware:
