@@ -74,7 +74,7 @@ class StdoutHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         try:
-            self.write(self.format(record) + "\n")
+            self.flush(self.format(record) + "\n")
         except Exception:
             self.handleError(record)
 
@@ -82,10 +82,13 @@ class StdoutHandler(logging.Handler):
         """Write a line before any other, or when this turn of the event loop ends."""
         self.waiting.append(line)
         if len(self.waiting) == 1:
-            asyncio.get_running_loop().call_soon(self.write)
+            asyncio.get_running_loop().call_soon(self.flush)
 
-    def write(self, text: str = "") -> None:
-        """Write the lines that wait, then `text`; lose both if standard output is closed or full."""
+    def flush(self, text: str = "") -> None:
+        """Write the lines that wait, then `text`; lose both if standard output is closed or full.
+
+        `logging` calls this when the process ends.
+        """
         self.acquire()
         try:
             count = len(self.waiting)
@@ -101,10 +104,6 @@ class StdoutHandler(logging.Handler):
                 fcntl.lockf(self.file, fcntl.LOCK_UN)
         finally:
             self.release()
-
-    def flush(self) -> None:
-        """Write the lines that wait; `logging` does this when the process ends."""
-        self.write()
 
 
 stdout = StdoutHandler()
