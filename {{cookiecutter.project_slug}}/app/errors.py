@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import HTTPException, Request, Response, status
+from fastapi import HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -27,10 +27,7 @@ class Error(BaseModel):
 
 # What any endpoint may answer; FastAPI documents 422 where there is something to validate.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status.HTTP_400_BAD_REQUEST: {"model": Error, "description": "Not readable"},
-    status.HTTP_413_CONTENT_TOO_LARGE: {"model": Error, "description": "Body too large"},
-    status.HTTP_500_INTERNAL_SERVER_ERROR: {"model": Error, "description": "The service failed"},
-    status.HTTP_503_SERVICE_UNAVAILABLE: {"model": Error, "description": "The service stops"},
+    status: {"model": Error} for status in (400, 413, 500, 503)
 }
 
 
@@ -57,7 +54,7 @@ class ServiceError(Exception):
 async def answer_service_error(_: Request, error: ServiceError) -> Response:
     """Answer with the error's status and code."""
     detail = str(error)
-    if error.status_code >= status.HTTP_500_INTERNAL_SERVER_ERROR:
+    if error.status_code >= 500:
         log.error("%s: %s", error.code, error, exc_info=error.__cause__)
         detail = HTTPStatus(error.status_code).phrase
     content = {"detail": detail, "code": error.code}
@@ -66,14 +63,13 @@ async def answer_service_error(_: Request, error: ServiceError) -> Response:
 
 async def answer_http_error(request: Request, error: StarletteHTTPException) -> Response:
     """Answer as FastAPI does, except where that would hide or leave out something."""
-    cause = error.__cause__
-    if error.status_code == status.HTTP_400_BAD_REQUEST and isinstance(cause, OSError):
+    if error.status_code == 400 and isinstance(error.__cause__, OSError):
         # FastAPI blames the client if an upload cannot be written to a temporary file.
-        log.error("the body cannot be stored: %s", cause)
-        error = HTTPException(status.HTTP_507_INSUFFICIENT_STORAGE, "Insufficient Storage")
-    elif isinstance(cause, ClientDisconnect):
-        return await answer_nobody(request, cause)
-    elif error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED and error.headers:
+        log.error("the body cannot be stored: %s", error.__cause__)
+        error = HTTPException(507, "Insufficient Storage")
+    elif isinstance(error.__cause__, ClientDisconnect):
+        return await answer_nobody(request, error)
+    elif error.status_code == 405 and error.headers:
         # Starlette names the methods of one route alone.
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         allowed: set[str] = set()
@@ -84,34 +80,30 @@ async def answer_http_error(request: Request, error: StarletteHTTPException) -> 
     return await http_exception_handler(request, error)
 
 
-async def answer_nobody(_: Request, __: Exception) -> Response:
-    """Give the request of a client that left while it sent the body a status for the log."""
-    return Response(status_code=499)
-
-
 async def answer_invalid(_: Request, error: RequestValidationError) -> Response:
     """Tell what is wrong with a request and where, without repeating what was sent.
 
     What was sent may be secret, or impossible to send back: NaN, half a surrogate pair.
     """
     problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
-    return Response(
-        json.dumps({"detail": problems}),
-        status.HTTP_422_UNPROCESSABLE_CONTENT,
-        media_type="application/json",
-    )
+    return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
+
+
+async def answer_nobody(_: Request, __: Exception) -> Response:
+    """Give the request of a client that left while it sent the body a status for the log."""
+    return Response(status_code=499)
 
 
 async def answer_failure(_: Request, __: Exception) -> Response:
     """Answer an error of the service itself; RequestMiddleware logs it."""
-    return JSONResponse({"detail": "Internal Server Error"}, status.HTTP_500_INTERNAL_SERVER_ERROR)
+    return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
 # For `FastAPI(exception_handlers=)`; `@app.exception_handler` replaces them one by one.
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     ServiceError: answer_service_error,
     StarletteHTTPException: answer_http_error,
-    ClientDisconnect: answer_nobody,
     RequestValidationError: answer_invalid,
+    ClientDisconnect: answer_nobody,
     Exception: answer_failure,
 }

@@ -1,17 +1,13 @@
 """Health: what orchestrators, load balancers and people ask for."""
 
-import logging
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from pydantic import BaseModel
-from starlette.types import Scope
 # {% if cookiecutter.database != "none" %}
 
 from app.database import RequiresDatabase
 # {% endif %}
-
-router = APIRouter(tags=["health"])
 
 PATHS = frozenset({"/health", "/livez", "/readyz"})
 
@@ -22,34 +18,28 @@ class Health(BaseModel):
     status: Literal["healthy"] = "healthy"
 
 
-# All of them are `async`, so that they answer while every thread is busy with slow endpoints.
+# Both are `async`, so that they answer while every thread is busy with slow endpoints.
 
 
-@router.get("/health")
-async def health() -> Health:
-    """Tell a person or a monitor that the service is up."""
-    return Health()
-
-
-@router.get("/livez")
 async def live() -> Health:
     """Tell that the process works; if this fails, a restart helps."""
     return Health()
 
 
-@router.get(
-    "/readyz",
-    # {% if cookiecutter.database != "none" %}
-    dependencies=[RequiresDatabase],
-    # {% endif %}
-)
 async def ready() -> Health:
     """Tell that requests can be served; if this fails, waiting helps."""
     return Health()
 
 
-def log_level(scope: Scope, status: int) -> int:
-    """Return the level at which a request is logged: a check is news only if it fails."""
-    if scope["path"].removeprefix(scope.get("root_path", "")) not in PATHS:
-        return logging.INFO
-    return logging.DEBUG if status < 300 else logging.WARNING
+def add_routes(app: FastAPI) -> None:
+    """Add the routes directly: FastAPI matches the routes of an included router twice."""
+    app.add_api_route("/health", live, tags=["health"])
+    app.add_api_route("/livez", live, tags=["health"])
+    app.add_api_route(
+        "/readyz",
+        ready,
+        tags=["health"],
+        # {% if cookiecutter.database != "none" %}
+        dependencies=[RequiresDatabase],
+        # {% endif %}
+    )

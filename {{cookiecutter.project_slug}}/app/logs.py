@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import select
 import sys
 import threading
 import time
@@ -12,8 +11,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import TracebackType
-from typing import Any
 
 from starlette.types import Scope
 
@@ -24,28 +21,24 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 requests = logging.getLogger("app.requests")
 
-# What every record has; anything else on it came with `extra=` and is logged too.
+# Attributes of every record. Others came with `extra=` and are logged, too.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
-COLORS = {"DEBUG": 2, "WARNING": 33, "ERROR": 31, "CRITICAL": 31}
+# For people: without the extras, which JSON has.
+CONSOLE = logging.Formatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s", "%H:%M:%S")
 
 encode = json.JSONEncoder(default=str, allow_nan=False).encode
 
 
-def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what `extra=` added to a record."""
-    return {key: value for key, value in vars(record).items() if key not in STANDARD}
-
-
 @lru_cache(1)
-def _utc(second: float) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+def whole(seconds: float) -> str:
+    """Return the part of a time that all lines of one second share."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def utc(seconds: float) -> str:
-    """Return a time in milliseconds; its date and second are formatted once for all lines of it."""
-    second, fraction = divmod(seconds, 1)
-    return f"{_utc(second)}.{int(fraction * 1000):03}+00:00"
+    """Return a time in milliseconds."""
+    return f"{whole(seconds // 1)}.{int(seconds % 1 * 1000):03}+00:00"
 
 
 class JSONFormatter(logging.Formatter):
@@ -53,45 +46,20 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return time (UTC), level, logger, message; request_id, exception and extras if any."""
-        try:
-            message = record.getMessage()
-        except Exception as error:  # a wrong call, which must not cost the line
-            message = f"{record.msg!r} % {record.args!r}: {error}"
-        line: dict[str, Any] = {
-            "time": utc(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": message,
-        }
+        line = {"time": utc(record.created), "level": record.levelname, "logger": record.name}
+        line["message"] = f"{record.msg!r} {record.args!r}"
         if current := request_id.get():
             line["request_id"] = current
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        line |= {key: value for key, value in extras(record).items() if key not in line}
         try:
-            return encode(line)
-        except (TypeError, ValueError):  # keys that are no strings, cycles, NaN
-            return json.dumps({str(key): str(value) for key, value in line.items()})
-
-
-class ConsoleFormatter(logging.Formatter):
-    """Format a record for people: one line, then the traceback if there is one."""
-
-    def __init__(self, colors: bool) -> None:
-        super().__init__(
-            "%(asctime)s.%(msecs)03d %(levelname)-8s %(name)s: %(message)s", "%H:%M:%S"
-        )
-        self.colors = colors
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the line, with the request's id and the extras at its end."""
-        rest = extras(record) | {"request_id": request_id.get()}
-        line = super().formatMessage(record)
-        line += "".join(f" {key}={value!r}" for key, value in rest.items() if value != "")
-        color = COLORS.get(record.levelname)
-        return f"\x1b[{color}m{line}\x1b[0m" if color and self.colors else line
+            line["message"] = record.getMessage()
+            extras = {key: value for key, value in vars(record).items() if key not in STANDARD}
+            return encode({**line, **extras, **line})
+        except Exception as error:  # wrong arguments, or an extra that JSON cannot hold
+            return encode({**line, "log_error": repr(error)})
 
 
 class StdoutHandler(logging.Handler):
@@ -106,7 +74,7 @@ class StdoutHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         try:
-            self.write(self.format(record) + "\n")
+            self.flush(self.format(record) + "\n")
         except Exception:
             self.handleError(record)
 
@@ -114,10 +82,13 @@ class StdoutHandler(logging.Handler):
         """Write a line before any other, or when this turn of the event loop ends."""
         self.waiting.append(line)
         if len(self.waiting) == 1:
-            asyncio.get_running_loop().call_soon(self.write)
+            asyncio.get_running_loop().call_soon(self.flush)
 
-    def write(self, text: str = "") -> None:
-        """Write the lines that wait, then `text`; lose both if standard output is closed or full."""
+    def flush(self, text: str = "") -> None:
+        """Write the lines that wait, then `text`; lose both if standard output is closed or full.
+
+        `logging` calls this when the process ends.
+        """
         self.acquire()
         try:
             count = len(self.waiting)
@@ -128,18 +99,11 @@ class StdoutHandler(logging.Handler):
                 fcntl.lockf(self.file, fcntl.LOCK_EX)
             with suppress(OSError):
                 while data:
-                    try:
-                        data = data[os.write(self.file, data) :]
-                    except BlockingIOError:
-                        select.select([], [self.file], [])
+                    data = data[os.write(self.file, data) :]
             with suppress(OSError, NameError):
                 fcntl.lockf(self.file, fcntl.LOCK_UN)
         finally:
             self.release()
-
-    def flush(self) -> None:
-        """Write the lines that wait; `logging` does this when the process ends."""
-        self.write()
 
 
 stdout = StdoutHandler()
@@ -148,36 +112,35 @@ stdout = StdoutHandler()
 def log_request(scope: Scope, level: int, route: str | None, status: int, seconds: float) -> None:
     """Log a request that was answered.
 
-    JSON is written without a record, which costs less, unless someone besides `stdout` wants records:
+    JSON is written without a record, which costs less, unless there is somebody else to see one:
     another handler of the root logger, or a handler or a filter of `app.requests`.
     """
     if not requests.isEnabledFor(level):
         return
-    method, path = scope["method"], scope["path"]
+    method, path = scope["method"], encode(scope["path"])
     client = scope["client"][0] if scope.get("client") else None
-    message, duration = f"{method} {route or '(no route)'} {status}", round(seconds * 1000, 3)
-    direct = isinstance(stdout.formatter, JSONFormatter) and logging.root.handlers == [stdout]
-    if direct and not (requests.handlers or requests.filters or stdout.filters):
+    # Without the quotes, but escaped: a path may hold what controls a terminal.
+    message, duration = f"{method} {path[1:-1]} {status}", round(seconds * 1000, 3)
+    alone = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
+    if alone and isinstance(stdout.formatter, JSONFormatter):
         line = (
             f'"time": "{utc(time.time())}", "level": "{logging.getLevelName(level)}", '
             f'"logger": "{requests.name}", "message": {encode(message)}, '
             f'"request_id": "{request_id.get()}", "method": {encode(method)}, '
-            f'"route": {encode(route)}, "path": {encode(path)}, "status": {status}, '
+            f'"route": {encode(route)}, "path": {path}, "status": {status}, '
             f'"duration_ms": {duration}, "client": {encode(client)}'
         )
         stdout.write_soon("{" + line + "}\n")
     else:
-        extra = {"method": method, "route": route, "path": path, "status": status}
+        extra = {"method": method, "route": route, "path": scope["path"], "status": status}
         requests.log(level, message, extra=extra | {"duration_ms": duration, "client": client})
 
 
 def hide_query(record: logging.LogRecord) -> bool:
     """Cut the query string off uvicorn's lines about WebSockets."""
     if '"WebSocket %s"' in str(record.msg) and isinstance(record.args, tuple):
-        values = (
-            value.partition("?")[0] if isinstance(value, str) else value for value in record.args
-        )
-        record.args = tuple(values)
+        client, path, *rest = record.args
+        record.args = (client, str(path).partition("?")[0], *rest)
     return True
 
 
@@ -187,14 +150,18 @@ def configure(level: str = "INFO", form: str | None = None) -> None:
     `level` holds for the service's own loggers; other libraries log INFO and above, since they write
     values at DEBUG. `form` is json or console, by default console if standard output is a terminal.
     """
-    terminal = os.isatty(stdout.file)
-    console = form == "console" if form else terminal
-    stdout.setFormatter(ConsoleFormatter(terminal) if console else JSONFormatter())
+    console = form == "console" if form else os.isatty(stdout.file)
+    stdout.setFormatter(CONSOLE if console else JSONFormatter())
+    with suppress(OSError, AttributeError):  # a full pipe that does not block loses lines
+        os.set_blocking(stdout.file, True)
     # Keep the handlers of an owner or of pytest; a plain one would write each line a second time.
-    others = [other for other in logging.root.handlers if type(other) is not logging.StreamHandler]
-    logging.root.handlers = [*(other for other in others if other is not stdout), stdout]
+    again = (logging.StreamHandler, StdoutHandler)
+    others = [handler for handler in logging.root.handlers if type(handler) not in again]
+    logging.root.handlers = [*others, stdout]
     logging.root.setLevel("INFO" if level == "DEBUG" else level)
     logging.getLogger("app").setLevel(level if level == "DEBUG" else logging.NOTSET)
+    # It logs whole URLs, which may hold secrets.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.error", "gunicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers = []
@@ -204,14 +171,9 @@ def configure(level: str = "INFO", form: str | None = None) -> None:
     logging.getLogger("uvicorn.error").addFilter(hide_query)
     logging.captureWarnings(capture=True)
     if not console:
-        sys.excepthook = log_exception
-        threading.excepthook = lambda args: log_exception(*args[:3])
-
-
-def log_exception(
-    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
-) -> None:
-    """Log the error that ends this process, with its message where people look first."""
-    logging.getLogger("app").critical(
-        "%s: %s", kind.__name__, error, exc_info=(kind, error or kind(), traceback)
-    )
+        sys.excepthook = lambda *error: logging.getLogger("app").critical(
+            "%s: %s", error[0].__name__, error[1], exc_info=error
+        )
+        threading.excepthook = lambda error: sys.excepthook(
+            error.exc_type, error.exc_value or error.exc_type(), error.exc_traceback
+        )

@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.add_api_route("/", read_root, tags=["root"])
     app.include_router(items.router)
-    app.include_router(health.router)
+    health.add_routes(app)
     return app
 
 

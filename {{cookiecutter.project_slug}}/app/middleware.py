@@ -5,8 +5,10 @@ import logging
 import os
 import re
 from time import perf_counter
+from typing import Any
 
-from fastapi import FastAPI, status
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import URL
 from starlette.middleware import Middleware
@@ -30,6 +32,7 @@ DEFAULTS = {
 }
 # An answer that has one of these may be cached.
 CACHING = {b"etag", b"expires", b"last-modified"}
+PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
 class Service(FastAPI):
@@ -37,20 +40,23 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
-        added = self.user_middleware
+        added: list[Any] = self.user_middleware
+        # Outside of everything that answers: a browser hides a 500 or a 413 without CORS headers.
+        outer = [entry for entry in added if entry.cls is CORSMiddleware]
+        inner = [entry for entry in added if entry.cls is not CORSMiddleware]
         limit = Middleware(BodyLimitMiddleware, max_body_size=self.state.settings.max_body_size)
-        self.user_middleware = [limit, *added, Middleware(RouteMiddleware)]
-        try:
-            return RequestMiddleware(super().build_middleware_stack())
-        finally:
-            self.user_middleware = added
+        self.user_middleware = [limit, *inner, Middleware(RouteMiddleware)]
+        app = super().build_middleware_stack()
+        self.user_middleware = added
+        for cls, args, kwargs in outer:
+            app = cls(app, *args, **kwargs)
+        return RequestMiddleware(app)
 
 
 class RequestMiddleware:
     """Give every request an id, a line in the log, and an answer with an id and safe headers.
 
-    The id is the client's `X-Request-ID` if that is short and plain, else a new one. This is outside
-    of everything else, so that it sees every answer.
+    The id is the client's `X-Request-ID` if that is short and plain, else a new one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,19 +76,19 @@ class RequestMiddleware:
             return
 
         begin = perf_counter()
-        answered = 0  # the status, once there is one
+        status = 0  # until there is an answer
         complete = False
 
         async def respond(message: Message) -> None:
-            nonlocal answered, complete
+            nonlocal status, complete
             if message["type"] == "http.response.start":
-                answered = message["status"]
-                headers = list(message.get("headers", ()))
+                status = message["status"]
+                headers = message["headers"] = [*message.get("headers", ())]
                 names = {name for name, _ in headers}
                 if not names.isdisjoint(CACHING):
                     names.add(b"cache-control")
                 headers += [header for header in DEFAULTS.items() if header[0] not in names]
-                message["headers"] = [*headers, (b"x-request-id", current)]
+                headers.append((b"x-request-id", current))
             else:
                 complete = not message.get("more_body", False)
             await send(message)
@@ -95,29 +101,40 @@ class RequestMiddleware:
             await self.app(inner, receive, respond)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if answered or not task or not task.cancelling():
+            if status or not task or not task.cancelling():
                 raise
             # The time to finish in at a stop is over; another instance may do better.
-            await fail(status.HTTP_503_SERVICE_UNAVAILABLE, "Service Unavailable")
+            await fail(503, "Service Unavailable")
         except Exception:
-            if answered and not complete:
+            if status and not complete:
                 raise  # the server logs this, and closes the connection
             log.exception("unhandled error")
-            if not answered:
-                await fail(status.HTTP_500_INTERNAL_SERVER_ERROR, "Internal Server Error")
+            if not status:
+                await fail(500, "Internal Server Error")
         finally:
-            answered = answered or status.HTTP_500_INTERNAL_SERVER_ERROR
-            level = health.log_level(scope, answered)
-            route = getattr(inner.get("route"), "path", None)
-            log_request(scope, level, route, answered, perf_counter() - begin)
+            status = status or 500
+            # A health check is news only if it fails.
+            check = scope["path"].removeprefix(scope.get("root_path", "")) in health.PATHS
+            level = logging.DEBUG if check and status < 300 else logging.INFO
+            # The route in an included router does not know the prefix; its context does.
+            context = inner.get("fastapi", {}).get("effective_route_context") or inner.get("route")
+            route = getattr(context, "path", None)
+            log_request(scope, level, route, status, perf_counter() - begin)
 
 
 class BodyLimitMiddleware(RequestBodyLimitMiddleware):
     """Answer 413 to a larger body; `max_body_size=` of a route or a router sets another limit there."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the body, unless there is none, or it has a plain length within the limit."""
-        if scope["type"] != "http" or self.is_small(scope):
+        """Count the body, unless there is none, or its length is a plain number within the limit."""
+        names = b"content-length", b"transfer-encoding"
+        sizes = [value for name, value in scope.get("headers", ()) if name in names]
+        if sizes:  # the server sees to it that no body is longer than it says
+            plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
+            small = plain and int(sizes[0]) <= self.max_body_size
+        else:  # HTTP/2 has bodies without either header
+            small = scope.get("http_version", "") < "2"
+        if small:
             await self.app(scope, receive, send)
             return
         refused = False
@@ -125,24 +142,13 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
         async def respond(message: Message) -> None:
             nonlocal refused
             # Starlette refuses in plain text where the endpoint does not read the body.
-            plain = (b"content-type", b"text/plain; charset=utf-8") in message.get("headers", ())
-            if plain and message["status"] == status.HTTP_413_CONTENT_TOO_LARGE:
+            if message.get("status") == 413 and PLAIN_TEXT in message["headers"]:
                 refused = True
-                answer = JSONResponse({"detail": "Content Too Large"}, message["status"])
-                await answer(scope, receive, send)
+                await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
             elif not refused:
                 await send(message)
 
         await super().__call__(scope, receive, respond)
-
-    def is_small(self, scope: Scope) -> bool:
-        """Tell whether the head says so; the server sees to it that the body is no longer."""
-        names = b"content-length", b"transfer-encoding"
-        sizes = [value for name, value in scope["headers"] if name in names]
-        if not sizes:
-            return bool(scope["http_version"] < "2")  # where there would be a body without
-        plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
-        return plain and int(sizes[0]) <= self.max_body_size
 
 
 class RouteMiddleware:
@@ -157,16 +163,13 @@ class RouteMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, and handle it again if there is a route for what it means."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         change: dict[str, str] = {}
 
         async def respond(message: Message) -> None:
             code = message.get("status")
-            if code == status.HTTP_405_METHOD_NOT_ALLOWED and scope["method"] == "HEAD":
+            if code == 405 and scope["method"] == "HEAD":
                 change["method"] = "GET"  # the server leaves the body out
-            elif code == status.HTTP_307_TEMPORARY_REDIRECT and "endpoint" not in scope:
+            elif code == 307 and "endpoint" not in scope:
                 path = scope["path"]
                 other = path.rstrip("/") if path.endswith("/") else path + "/"
                 redirect = RedirectResponse(str(URL(scope={**scope, "path": other})))

@@ -186,6 +186,17 @@ def test_middleware_sees_answers_and_errors(
     assert "middleware saw the error" in owner.events
 
 
+def test_errors_from_outside_of_added_middleware_have_cors_headers_too(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.endpoints, owner.middleware)) as client:
+        failed = client.get("/fail", headers=ORIGIN)
+        too_large = client.post("/nowhere", content=bytes(2_000_000), headers=ORIGIN)
+        assert (failed.status_code, too_large.status_code) == (500, 413)
+        for answer in failed, too_large:
+            assert answer.headers["access-control-allow-origin"] == ORIGIN["origin"]
+
+
 @pytest.mark.parametrize("name", ["handler_of_everything", "handler_of_500"])
 def test_a_handler_of_all_errors_is_called(
     name: str, owner: Owner, others: Others, settings: Settings, caplog: pytest.LogCaptureFixture

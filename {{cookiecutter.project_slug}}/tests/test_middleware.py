@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
@@ -76,12 +76,24 @@ def test_a_request_is_one_line_without_its_query(
 ) -> None:
     client.get("/items/7?q=secret")
     (line,) = lines(caplog)
-    assert line.getMessage().startswith("GET /items/{item_id} ")
+    assert line.getMessage().startswith("GET /items/7 ")
     assert vars(line).items() >= {"path": "/items/7", "route": "/items/{item_id}"}.items()
     assert "secret" not in str(vars(line))
 
 
-def test_health_checks_are_logged_for_debugging_and_when_they_fail(
+def test_the_route_in_the_log_has_the_prefix_of_its_router(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner, outer = APIRouter(), APIRouter(prefix="/shops")
+    inner.get("/{name}")(lambda name: name)
+    outer.include_router(inner, prefix="/{city}")
+    app_of(client).include_router(outer, prefix="/v1")
+    assert client.get("/v1/shops/Rome/x").status_code == 200
+    (line,) = lines(caplog)
+    assert vars(line)["route"] == "/v1/shops/{city}/{name}"
+
+
+def test_health_checks_are_logged_when_they_fail_else_for_debugging(
     client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -89,7 +101,7 @@ def test_health_checks_are_logged_for_debugging_and_when_they_fail(
     app = create_app(settings)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["example.com"])
     TestClient(app).get("/livez")
-    assert [line.levelname for line in lines(caplog)] == ["DEBUG", "WARNING"]
+    assert [line.levelname for line in lines(caplog)] == ["DEBUG", "INFO"]
 
 
 def test_a_failure_is_logged_once_and_tells_the_client_nothing(
