@@ -16,7 +16,7 @@ import pytest
 from pytest_cookies.plugin import Cookies
 
 from tests.support.containers import Build, docker, require_docker
-from tests.support.repository import QUESTIONS, ROOT
+from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
 
 
@@ -93,7 +93,9 @@ def bake(template: Path, cookies_session: Cookies) -> Bake:
         if unknown := answers.keys() - set(QUESTIONS):
             raise ValueError(f"no such question: {', '.join(sorted(unknown))}")
         answers = {"create_venv": False, **answers}
-        key = json.dumps(answers, sort_keys=True)
+        key = json.dumps(
+            {name: answers[name] for name in sorted(answers) if answers[name] != DEFAULTS[name]}
+        )
         if key not in baked:
             result = cookies_session.bake(extra_context=answers, template=str(template))
             assert result.exception is None, result.exception
@@ -110,12 +112,11 @@ def build(bake: Bake) -> Iterator[Build]:
     built: dict[str, str] = {}
 
     def build(**answers: str | int) -> str:
-        key = json.dumps(answers, sort_keys=True)
-        if key not in built:
-            tag = f"template-test-{uuid.uuid4().hex[:12]}"
-            docker("build", "--tag", tag, str(bake(**answers).path))
-            built[key] = tag
-        return built[key]
+        folder = str(bake(**answers).path)
+        if folder not in built:
+            built[folder] = f"template-test-{uuid.uuid4().hex[:12]}"
+            docker("build", "--tag", built[folder], folder)
+        return built[folder]
 
     yield build
     for tag in built.values():

@@ -149,6 +149,18 @@ def container(
         docker("rm", "--force", "--volumes", name, check=False)
 
 
+def ended(image: str, *options: str) -> list[dict[str, Any]]:
+    """Run a container that ends by itself within ten seconds, not with 0; return its log."""
+    with container(image, *options) as failing:
+        begin = time.monotonic()
+        wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)
+        measure(3, "ended after", time.monotonic() - begin, " s")
+        assert failing.inspect("{{.State.ExitCode}}") != "0"
+        log = failing.log()
+    assert log[-1]["level"] in {"ERROR", "CRITICAL"}
+    return log
+
+
 def schemathesis(url: str, seed: int, examples: int, folder: Path) -> int:
     """Run schemathesis with all checks in all phases; return how many cases passed, or fail."""
     options = [
@@ -179,7 +191,7 @@ MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
 
 
 def measure(promise: int, what: str, value: float, unit: str = "") -> None:
-    """Remember `value` if it is the worst so far; `tests/promises/test_promises.py` can write the table."""
+    """Remember `value` if it is the worst so far; tests/promises/conftest.py prints the table."""
     before, _ = MEASURED.setdefault(promise, {}).get(what, (value, unit))
     MEASURED[promise][what] = (max(before, value), unit)
 

@@ -36,7 +36,6 @@ COMBINATIONS = [
     },
     {
         "python_version": "3.11",
-        "database": "none",
         "port": 9000,
         "workers": 2,
         "description": r"C:\new \u0041 $x #1 `y`",
