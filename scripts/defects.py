@@ -1,8 +1,9 @@
 """Show that the tests bite: seed one defect at a time, and see the suite fail.
 
-For files that scripts/mutants.py does not change. Copies the repository for each defect, applies it there,
-and runs the quickest tests that should notice. Every selection has to pass without the defect, else a failure would mean nothing. Ends with status
-0 only if all are caught; `--without-docker` leaves out those that only a container shows.
+For files that scripts/mutants.py does not change. Copies the repository for each defect, applies it there, and
+runs the quickest tests that should notice. Every selection has to pass without the defect, else a failure would
+mean nothing. Ends with status 0 only if all are caught; `--without-docker` leaves out those that only a container
+shows.
 """
 
 from __future__ import annotations
@@ -185,8 +186,8 @@ DEFECTS = [
     Defect(
         "the query in the log",
         f"{SERVICE}/app/logs.py",
-        'method, path = scope["method"], scope["path"]',
-        'method, path = scope["method"], scope["path"] + "?" + scope["query_string"].decode()',
+        'encode(scope["path"])',
+        'encode(scope["path"] + "?" + scope["query_string"].decode())',
         "service tests/test_middleware.py",
     ),
     Defect(
