@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from pytest_cookies.plugin import Cookies
 
+from tests.support.commands import free_port, lacking
 from tests.support.containers import Build, docker, require_docker
 from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
@@ -40,12 +40,8 @@ def postgresql_server() -> Iterator[Callable[[], str]]:
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
-        reason = "no PostgreSQL server: apt install postgresql"
-        if os.environ.get("REQUIRE_DOCKER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        lacking("no PostgreSQL server: apt install postgresql")
+    port = free_port()
     # It does not run as root, and pytest's folders are closed to others.
     as_user = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.getuid() == 0 else []
 

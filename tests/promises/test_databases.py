@@ -14,7 +14,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ import httpx2
 import pytest
 
 from tests.support.clients import LAMP, Client, check, create, statuses, stored
-from tests.support.commands import lacking, wait_until
+from tests.support.commands import free_port, lacking, wait_until
 from tests.support.containers import (
     HARDENED,
     Build,
@@ -31,11 +30,10 @@ from tests.support.containers import (
     container,
     docker,
     ended,
-    require_docker,
 )
 from tests.support.databases import Server, database, migrate, postgresql_container, volume
 from tests.support.load import request
-from tests.support.services import Bake, Service
+from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
 
@@ -273,56 +271,6 @@ def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
 # PostgreSQL ---------------------------------------------------------------------------------------
 
 
-PORTS = {"PORT": "18003", "DATABASE_PORT": "15432"}
-
-
-@contextmanager
-def own(bake: Bake, folder: Path, kind: str) -> Iterator[Service]:
-    """Yield a copy of a service with a name of its own; Docker keeps nothing of it afterwards."""
-    original = bake(project_slug=f"own-{kind}", database=kind, port=int(PORTS["PORT"]))
-    service = Service(folder / "service", original.answers)
-    shutil.copytree(original.path, service.path)
-    try:
-        yield service
-    finally:
-        environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
-        for command in "make rm YES=1", "docker compose down --volumes", "make rmi YES=1":
-            subprocess.run(command.split(), cwd=service.path, env=environment)
-
-
-def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
-    require_docker()
-    with own(bake, tmp_path, "postgresql") as service:
-
-        def compose(*arguments: str) -> str:
-            return service.run("docker", "compose", *arguments, **PORTS)
-
-        def app() -> Container:
-            return Container(compose("ps", "--quiet", "app").strip(), int(PORTS["PORT"]))
-
-        with pytest.raises(AssertionError, match=r"cp \.env\.example \.env, for development"):
-            compose("up", "--wait")
-        shutil.copy(service.path / ".env.example", service.path / ".env")
-        compose("build")
-        compose("up", "--wait", "database")
-        with ThreadPoolExecutor() as two:
-            said = list(two.map(lambda _: compose("run", "--rm", "migrate"), range(2)))
-        assert ["the schema is up to date" in output for output in said] == [True, True]
-        assert "".join(said).count("Running upgrade") == 1
-        compose("down", "--volumes")
-
-        compose("up", "--build", "--wait")
-        assert app().health == "healthy"
-        create(app(), "Lamp")
-        migrated = Container(compose("ps", "--all", "--quiet", "migrate").strip(), 0)
-        assert migrated.inspect("{{.State.ExitCode}}") == "0"
-        assert migrated.inspect("{{.State.FinishedAt}}") < app().inspect("{{.State.StartedAt}}")
-        assert {line["level"] for line in app().log()} == {"INFO"}
-        compose("down")
-        compose("up", "--wait")
-        assert [item["name"] for item in stored(app())] == ["Lamp"]
-
-
 def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> None:
     image = build(database="postgresql")
     url = "--env=DATABASE_URL=postgresql://app{}@database/app"
@@ -389,8 +337,7 @@ def pgbouncer(postgresql: str, tmp_path: Path) -> Iterator[str]:
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         lacking("no PgBouncer: apt install pgbouncer")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     there = postgresql.rpartition(":")[2].partition("/")[0]
     settings = tmp_path / "pgbouncer.ini"
     settings.write_text(

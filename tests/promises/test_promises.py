@@ -22,7 +22,7 @@ import httpx2
 import pytest
 
 from tests.support.clients import check_endpoints, create, stored
-from tests.support.commands import lacking, wait_until
+from tests.support.commands import free_port, lacking, wait_until
 from tests.support.containers import (
     HARDENED,
     Build,
@@ -304,7 +304,7 @@ http {{
 
 
 def test_7_a_rolling_update_loses_no_request(image: str, tmp_path: Path) -> None:
-    ports = free_ports(3)
+    ports = [free_port() for _ in range(3)]
     (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, ports=ports))
     names = [f"{image}-{port}" for port in ports[:2]]
 
@@ -344,15 +344,6 @@ def test_7_a_rolling_update_loses_no_request(image: str, tmp_path: Path) -> None
     assert result.failed == 0, result.outcomes
     measure(7, "failed", result.failed, f" of {result.total}")
     assert result.total >= (10_000 if FULL else 2900)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens."""
-    with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [server.getsockname()[1] for server in servers]
 
 
 def listening(port: int) -> bool:

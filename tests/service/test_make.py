@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.commands import lacking, wait_until
-from tests.support.containers import answers, docker, remove, require_docker
+from tests.support.commands import free_port, lacking, wait_until
+from tests.support.containers import answers, docker, own_copy, require_docker
 from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
@@ -29,11 +29,10 @@ PORT = 18000
 def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service of its own name and port, of which Docker keeps nothing afterwards."""
     require_docker()
-    original = bake(project_slug="make-test", port=PORT)
-    service = Service(tmp_path_factory.mktemp("make") / "make-test", original.answers)
-    shutil.copytree(original.path, service.path)
-    yield service
-    remove(service)
+    with own_copy(
+        bake, tmp_path_factory.mktemp("make"), project_slug="make-test", port=PORT
+    ) as service:
+        yield service
 
 
 def get(path: str) -> httpx2.Response:
@@ -124,19 +123,6 @@ def test_a_port_in_use_does_not_stop_the_next_run(service: Service) -> None:
     service.run("make", "rm", "YES=1")
 
 
-@pytest.mark.slow
-def test_compose_waits_for_a_start_of_a_minute(service: Service) -> None:
-    main = service.path / "app/main.py"
-    original = main.read_text()
-    main.write_text(f"import time\n\ntime.sleep(60)\n{original}")
-    try:
-        service.run("docker", "compose", "up", "--build", "--wait")
-        assert get("/health").status_code == 200
-    finally:
-        main.write_text(original)
-        service.run("docker", "compose", "down")
-
-
 def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: Path) -> None:
     assert (
         "[Dockerfile](Dockerfile), the port there and in [compose.yaml](compose.yaml), after"
@@ -197,8 +183,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         lacking("no docker-registry: apt install docker-registry")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = tmp_path / "registry.yaml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\nhttp: {{addr: '{address}'}}\n"

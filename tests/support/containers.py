@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import httpx2
 
 from tests.support.commands import lacking, wait_until
-from tests.support.services import Service
+from tests.support.services import Bake, Service
 
 # `build(**answers)` builds the image of a service once, and names it.
 Build = Callable[..., str]
@@ -204,9 +205,17 @@ def answers(url: str) -> bool:
         return False
 
 
-def remove(service: Service) -> None:
-    """Leave nothing of a service in Docker."""
-    down = "docker compose --profile dev down --volumes"
-    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
-    for command in down, "make rmi YES=1", "make prune YES=1":
-        subprocess.run(command.split(), cwd=service.path, env=environment)
+@contextmanager
+def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service]:
+    """Yield a copy of a service, which tests may change; Docker keeps nothing of it afterwards."""
+    require_docker()
+    original = bake(**answers)
+    service = Service(folder / original.path.name, original.answers)
+    shutil.copytree(original.path, service.path)
+    try:
+        yield service
+    finally:
+        down = "docker compose --profile dev down --volumes"
+        environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+        for command in down, "make rmi YES=1", "make prune YES=1":
+            subprocess.run(command.split(), cwd=service.path, env=environment)
