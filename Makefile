@@ -7,7 +7,7 @@ ANSWERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check fix test newcomer bake lock benchmark
+.PHONY: help check fix test newcomer mutants bake lock benchmark
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ test: .venv/installed ## Run the quick tests: ARGS="-m slow", ARGS=tests/templat
 
 newcomer: ## Run the README's commands in containers with little but Python: ARGS=debian:trixie-slim
 	python3 scripts/newcomer.py $(ARGS)
+
+# cosmic-ray is not in the lock, because nothing else needs it and its many packages.
+mutants: .venv/installed ## Change the code and see whether tests notice, for hours: ARGS="hook --sample 40"
+	$(PYTHON) -m pip install --quiet cosmic-ray==8.7.0
+	$(PYTHON) -m scripts.mutants $(ARGS)
+	$(PYTHON) scripts/defects.py --without-docker
 
 bake: .venv/installed ## Generate a service into ./build: ANSWERS="port=9000 database=none"
 	$(PYTHON) -m cookiecutter . --no-input --overwrite-if-exists --output-dir build create_venv=no $(ANSWERS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 from pytest_cookies.plugin import Cookies
 
+from tests.support.commands import free_port, lacking
 from tests.support.containers import Build, docker, require_docker
-from tests.support.repository import QUESTIONS, ROOT
+from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
 
 
@@ -40,12 +40,8 @@ def postgresql_server() -> Iterator[Callable[[], str]]:
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
-        reason = "no PostgreSQL server: apt install postgresql"
-        if os.environ.get("REQUIRE_DOCKER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        lacking("no PostgreSQL server: apt install postgresql")
+    port = free_port()
     # It does not run as root, and pytest's folders are closed to others.
     as_user = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.getuid() == 0 else []
 
@@ -93,7 +89,9 @@ def bake(template: Path, cookies_session: Cookies) -> Bake:
         if unknown := answers.keys() - set(QUESTIONS):
             raise ValueError(f"no such question: {', '.join(sorted(unknown))}")
         answers = {"create_venv": False, **answers}
-        key = json.dumps(answers, sort_keys=True)
+        key = json.dumps(
+            {name: answers[name] for name in sorted(answers) if answers[name] != DEFAULTS[name]}
+        )
         if key not in baked:
             result = cookies_session.bake(extra_context=answers, template=str(template))
             assert result.exception is None, result.exception
@@ -110,12 +108,11 @@ def build(bake: Bake) -> Iterator[Build]:
     built: dict[str, str] = {}
 
     def build(**answers: str | int) -> str:
-        key = json.dumps(answers, sort_keys=True)
-        if key not in built:
-            tag = f"template-test-{uuid.uuid4().hex[:12]}"
-            docker("build", "--tag", tag, str(bake(**answers).path))
-            built[key] = tag
-        return built[key]
+        folder = str(bake(**answers).path)
+        if folder not in built:
+            built[folder] = f"template-test-{uuid.uuid4().hex[:12]}"
+            docker("build", "--tag", built[folder], folder)
+        return built[folder]
 
     yield build
     for tag in built.values():

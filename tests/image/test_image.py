@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clients import check_endpoints
 from tests.support.commands import lacking, wait_until
 from tests.support.containers import (
     HARDENED,
@@ -25,6 +26,7 @@ from tests.support.containers import (
     measure,
     require_docker,
 )
+from tests.support.databases import database
 from tests.support.services import COMBINATIONS, Bake, Service, files
 
 pytestmark = pytest.mark.docker
@@ -45,32 +47,6 @@ def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
     return {**defaults, **request.param}
 
 
-LAMP = {"name": "Lamp", "price": 12.5, "is_offer": None}
-
-
-def check_endpoints(running: Container) -> None:
-    """Ask every endpoint of the guide for what it promises."""
-    assert running.request("GET", "/").json() == {
-        "message": "Hello from FastAPI in a Docker container!"
-    }
-    created = running.request("POST", "/items/", json={"name": "Lamp", "price": 12.5})
-    assert created.status_code == 201
-    assert created.json()["message"] == "Item created successfully"
-    item = created.json()["item"]
-    if "item_id" in item:  # it is kept
-        assert item == LAMP | {"item_id": item["item_id"], "price": "12.50"}
-        assert running.request("GET", created.headers["location"]).json() == item
-        assert item in running.request("GET", "/items/?q=lamp").json()["items"]
-    else:
-        assert item == LAMP
-        item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
-        assert running.request("GET", "/items/7?q=sale").json() == item
-    for path in "/health", "/livez", "/readyz":
-        assert running.request("GET", path).json() == {"status": "healthy"}
-    assert running.request("GET", "/docs").status_code == 200
-    assert running.request("GET", "/openapi.json").json()["openapi"]
-
-
 def cpus_of(running: Container) -> int:
     """Return how many CPUs the container sees."""
     return int(
@@ -84,25 +60,21 @@ def cpus_of(running: Container) -> int:
     )
 
 
-# tests/promises/test_databases.py runs the others, with a server.
-@pytest.mark.parametrize(
-    "answers",
-    [c for c in COMBINATIONS if c.get("database") != "postgresql"],
-    ids=version,
-    indirect=True,
-)
 def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Build) -> None:
-    with container(
-        build(**answers), *HARDENED, "--memory", "1g", port=int(answers["port"])
-    ) as running:
+    image, port = build(**answers), int(answers["port"])
+    with (
+        database(str(answers["database"]), image) as (options, _),
+        container(image, *HARDENED, "--memory", "1g", *options, port=port) as running,
+    ):
         running.wait_healthy()
         check_endpoints(running)
+        title = running.request("GET", "/openapi.json").json()["info"]["title"]
+        assert title == answers.get("project_name", "My Service")
         version = docker("exec", running.name, "python", "--version")
         assert version.startswith(f"Python {answers['python_version']}.")
         assert running.inspect("{{.Config.User}}") == "10001:10001"
-        assert {line.split()[0] for line in docker("top", running.name).splitlines()[1:]} == {
-            "10001"
-        }
+        users = {line.split()[0] for line in docker("top", running.name).splitlines()[1:]}
+        assert users == {"10001"}
         workers = cpus_of(running) if answers["workers"] == "auto" else int(answers["workers"])
         wait_until(lambda: running.processes() == workers, 20, lambda: docker("top", running.name))
         assert running.stop() == 0
@@ -134,7 +106,6 @@ def test_both_locks_install_and_its_tests_pass(
 @pytest.mark.parametrize(
     ("environment", "workers"),
     [
-        ({"WORKERS": "2"}, 2),
         ({"WORKERS": "2", "WEB_CONCURRENCY": "3"}, 3),
         ({"WORKERS": "auto", "WEB_CONCURRENCY": ""}, None),
         ({"PORT": "9999", "WORKERS": "1"}, 1),
@@ -152,42 +123,6 @@ def test_the_environment_overrides_the_answers(
             10,
             lambda: docker("top", running.name),
         )
-
-
-@pytest.mark.parametrize("user", ["10001", "65534", "1000670000:0"])
-def test_it_runs_hardened_as_any_user(user: str, build: Build) -> None:
-    with container(build(), *HARDENED, "--user", user) as running:
-        running.wait_healthy()
-        check_endpoints(running)
-        assert {line["level"] for line in running.log()} == {"INFO"}
-
-
-def test_it_answers_requests_that_are_under_way_at_a_stop(build: Build) -> None:
-    slow = "import app.main as m, asyncio\n@m.app.get('/slow')\nasync def slow() -> str:\n  await asyncio.sleep(4)\n  return 'done'\n"
-    script = f"{slow}\nimport server.__main__; server.__main__.main()"
-    with container(build(), command=("python", "-c", script)) as running:
-        running.wait_healthy()
-        curl = subprocess.Popen(
-            ["curl", "-s", f"{running.url}/slow"], stdout=subprocess.PIPE, text=True
-        )
-        time.sleep(1)
-        assert running.stop() == 0
-        assert curl.communicate(timeout=5)[0] == '"done"'
-
-
-@pytest.mark.parametrize(
-    ("option", "reason"),
-    [
-        ("--env=PORT=http", "setting PORT: "),
-        ("--tmpfs=/opt/venv/lib", "ModuleNotFoundError: No module named 'pydantic'"),
-        ("--tmpfs=/srv/app/items", "AttributeError: module 'app.items' has no attribute 'router'"),
-    ],
-)
-def test_a_failing_start_ends_it_with_the_reason(option: str, reason: str, build: Build) -> None:
-    with container(build(), option) as ended:
-        assert docker("wait", ended.name) == "1"
-        assert ended.log()[-1]["level"] == "CRITICAL"
-        assert ended.log()[-1]["message"].startswith(reason)
 
 
 SECRETS = [
@@ -390,27 +325,3 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
         "COPY --chmod=755 app app",
         CHECK,
     ]
-
-
-@pytest.mark.parametrize(
-    ("version", "tools"), [("3.14", "cookiecutter"), ("3.15", "cookiecutter uv")]
-)
-def test_the_hook_makes_a_venv_in_which_the_service_passes_its_tests(
-    version: str, tools: str, template: Path
-) -> None:
-    """Where only a container has that Python: with pip in one, with uv in the other."""
-    require_docker()
-    script = f"""set -e
-        python -m venv /tmp/tools
-        /tmp/tools/bin/pip install --quiet {tools}
-        export PATH=/tmp/tools/bin:$PATH
-        cookiecutter /template --no-input --output-dir /tmp python_version={version}
-        cd /tmp/my-service
-        .venv/bin/python -c 'import sys; print(sys.version)'
-        .venv/bin/python -m pytest -q"""
-    mount = f"type=bind,source={template},target=/template,readonly"
-    image = f"python:{version}-slim-trixie"
-    told = docker("run", "--rm", "--mount", mount, image, "sh", "-c", script)
-    assert f"with {'uv' if 'uv' in tools else 'pip'} ..." in told
-    assert re.search(rf"^{re.escape(version)}\.", told, re.MULTILINE)
-    assert re.search(r"^\d+ passed", told, re.MULTILINE)

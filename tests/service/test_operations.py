@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import httpx2
 import pytest
 
 from tests.support.commands import clean_environment, wait_until
-from tests.support.containers import answers, docker, remove, require_docker
+from tests.support.containers import Container, answers, docker, own_copy
 from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
@@ -29,18 +30,12 @@ PORT = 18005
 @contextmanager
 def own(bake: Bake, folder: Path, kind: str, name: str = "ops-own") -> Iterator[Service]:
     """Yield a copy of a service, with these tests' packages; Docker keeps nothing of it afterwards."""
-    require_docker()
-    original = bake(project_slug=name, database=kind, port=PORT)
-    service = Service(folder / name, original.answers)
-    shutil.copytree(original.path, service.path)
-    (service.path / ".venv").mkdir()
-    for part in "bin", "lib", "pyvenv.cfg":
-        (service.path / ".venv" / part).symlink_to(Path(sys.prefix) / part)
-    (service.path / ".venv/installed").touch()
-    try:
+    with own_copy(bake, folder, project_slug=name, database=kind, port=PORT) as service:
+        (service.path / ".venv").mkdir()
+        for part in "bin", "lib", "pyvenv.cfg":
+            (service.path / ".venv" / part).symlink_to(Path(sys.prefix) / part)
+        (service.path / ".venv/installed").touch()
         yield service
-    finally:
-        remove(service)
 
 
 def create(name: str, port: int = PORT) -> None:
@@ -237,3 +232,35 @@ def test_a_password_may_have_any_sign(bake: Bake, tmp_path: Path) -> None:
         create("Lamp")
         service.run("make", "migrate")  # from outside
         service.run("make", "rm", "YES=1")
+
+
+def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
+    with own(bake, tmp_path, "postgresql") as service:
+
+        def compose(*arguments: str) -> str:
+            return service.run("docker", "compose", *arguments)
+
+        def app() -> Container:
+            return Container(compose("ps", "--quiet", "app").strip(), PORT)
+
+        with pytest.raises(AssertionError, match=r"cp \.env\.example \.env, for development"):
+            compose("up", "--wait")
+        shutil.copy(service.path / ".env.example", service.path / ".env")
+        compose("build")
+        compose("up", "--wait", "database")
+        with ThreadPoolExecutor() as two:
+            said = list(two.map(lambda _: compose("run", "--rm", "migrate"), range(2)))
+        assert ["the schema is up to date" in output for output in said] == [True, True]
+        assert "".join(said).count("Running upgrade") == 1
+        compose("down", "--volumes")
+
+        compose("up", "--build", "--wait")
+        assert app().health == "healthy"
+        create("Lamp")
+        migrated = Container(compose("ps", "--all", "--quiet", "migrate").strip(), 0)
+        assert migrated.inspect("{{.State.ExitCode}}") == "0"
+        assert migrated.inspect("{{.State.FinishedAt}}") < app().inspect("{{.State.StartedAt}}")
+        assert {line["level"] for line in app().log()} == {"INFO"}
+        compose("down")
+        compose("up", "--wait")
+        assert names() == ["Lamp"]

@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -28,10 +26,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, wait_until
+from tests.support.commands import clean_environment, commit
 from tests.support.containers import container, docker, require_docker
 from tests.support.repository import ROOT
-from tests.support.services import Bake, Service
+from tests.support.services import Bake, Service, serving
 
 pytestmark = pytest.mark.slow
 
@@ -154,37 +152,6 @@ def packages(recipe: Recipe, service: Service, caches: Path) -> str:
 
 
 @contextmanager
-def serving(service: Service, **environment: str) -> Iterator[dict[str, str]]:
-    """Serve it as the image does, with this machine's Python; stop it afterwards.
-
-    Yield its address, process id and log, as variables for the check.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = service.path.with_name("log")
-    # No proxy, no settings of this machine.
-    variables = {"PATH": os.environ["PATH"], "PORT": str(port), "WORKERS": "1", **environment}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server"],
-            cwd=service.path,
-            env=variables,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None)
-        yield {"ADDRESS": f"127.0.0.1:{port}", "PID": str(process.pid), "LOG": str(log)}
-    except BaseException:
-        print(log.read_text())  # noqa: T201 - pytest shows it
-        raise
-    finally:
-        process.send_signal(signal.SIGTERM)
-        status = process.wait(timeout=20)
-    assert status == 0, log.read_text()
-
-
-@contextmanager
 def running(service: Service, name: str, **environment: str) -> Iterator[dict[str, str]]:
     """Build its image and run it; yield its address as a variable for the check, then stop it."""
     require_docker()
@@ -261,7 +228,7 @@ def test_a_recipe_works(
             service.run("make", "lock", PATH=with_tools())
         place = running(service, recipe.path.stem, **variables)
     else:
-        place = serving(service, **environment, **variables)
+        place = serving(service.path, **environment, **variables)
     with place as told:
         run_block(*recipe.check, service, **environment, **variables, **told)
 

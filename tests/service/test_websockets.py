@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.services import Bake
+from tests.support.services import Bake, serving
 
 pytestmark = pytest.mark.slow
 
@@ -45,43 +39,16 @@ def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def serving(service: Path, prelude: str = "", **environment: str) -> Iterator[tuple[str, Path]]:
-    """Serve it; yield the address of the WebSocket and the file of the log; stop it afterwards."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = service.with_name("log")
-    command = f"{prelude}\nimport server.__main__; server.__main__.main()"
-    variables = {"PATH": os.defpath, "PORT": str(port), "WORKERS": "1", **environment}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            cwd=service,
-            env=variables,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        for _ in range(200):
-            if "startup complete" in log.read_text():
-                break
-            time.sleep(0.1)
-        yield f"ws://127.0.0.1:{port}/echo", log
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0, log.read_text()
-
-
 def test_it_works_and_may_be_idle_for_longer_than_a_slow_client(service: Path) -> None:
-    async def talk(address: str) -> None:
-        async with connect(address) as client:
+    async def talk(served: dict[str, str]) -> None:
+        async with connect(f"ws://{served['ADDRESS']}/echo") as client:
             for pause in 0, 4:
                 await asyncio.sleep(pause)
                 await client.send("hello")
                 assert await client.recv() == "hello"
 
-    with serving(service, READ_TIMEOUT="1", KEEP_ALIVE="1") as (address, _):
-        asyncio.run(talk(address))
+    with serving(service, READ_TIMEOUT="1", KEEP_ALIVE="1") as served:
+        asyncio.run(talk(served))
 
 
 def test_nothing_behind_the_handshake_is_taken_for_a_request(service: Path) -> None:
@@ -90,9 +57,9 @@ def test_nothing_behind_the_handshake_is_taken_for_a_request(service: Path) -> N
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     hidden = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-    with serving(service) as (address, _):
-        port = int(address.split(":")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+    with serving(service) as served:
+        host, port = served["ADDRESS"].split(":")
+        with socket.create_connection((host, int(port)), timeout=2) as client:
             client.sendall(handshake.ljust(4096, b"j") + hidden)
             received = b""
             with contextlib.suppress(TimeoutError):
@@ -103,17 +70,17 @@ def test_nothing_behind_the_handshake_is_taken_for_a_request(service: Path) -> N
 
 def test_an_earlier_answer_comes_first(service: Path) -> None:
     offer = b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-    with serving(service) as (address, _):
-        port = int(address.split(":")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with serving(service) as served:
+        host, port = served["ADDRESS"].split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as client:
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + offer)
             time.sleep(0.5)
             assert re.findall(rb"HTTP/1.1 (\d+)", client.recv(65536)) == [b"200", b"404"]
 
 
 def test_at_a_stop_it_is_closed_with_a_code_that_says_so(service: Path) -> None:
-    async def talk(address: str, stop: contextlib.ExitStack) -> int:
-        async with connect(address) as client:
+    async def talk(served: dict[str, str], stop: contextlib.ExitStack) -> int:
+        async with connect(f"ws://{served['ADDRESS']}/echo") as client:
             stopping = asyncio.create_task(asyncio.to_thread(stop.close))
             with pytest.raises(ConnectionClosed) as closed:
                 await client.recv()
@@ -122,20 +89,20 @@ def test_at_a_stop_it_is_closed_with_a_code_that_says_so(service: Path) -> None:
         return closed.value.rcvd.code
 
     with contextlib.ExitStack() as stop:
-        address, _ = stop.enter_context(serving(service))
+        served = stop.enter_context(serving(service))
         begin = time.monotonic()
-        assert asyncio.run(talk(address, stop)) == 1012
+        assert asyncio.run(talk(served, stop)) == 1012
         assert time.monotonic() - begin < 8
 
 
 def test_without_the_package_the_answer_and_the_log_name_it(service: Path) -> None:
-    async def talk(address: str) -> None:
+    async def talk(served: dict[str, str]) -> None:
         with pytest.raises(InvalidStatus) as refused:
-            await connect(address)
+            await connect(f"ws://{served['ADDRESS']}/echo")
         assert refused.value.response.status_code == 501
         assert b"the package websockets" in (refused.value.response.body or b"")
 
-    hidden = "import sys; sys.modules['websockets'] = None"
-    with serving(service, hidden) as (address, log):
-        asyncio.run(talk(address))
-    assert len(re.findall("need the package websockets", log.read_text())) == 1
+    hidden = "import sys; sys.modules['websockets'] = None; import server.__main__ as m; m.main()"
+    with serving(service, "-c", hidden) as served:
+        asyncio.run(talk(served))
+    assert len(re.findall("need the package websockets", Path(served["LOG"]).read_text())) == 1

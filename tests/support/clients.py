@@ -1,4 +1,4 @@
-"""Clients that change items and know what they were told."""
+"""Clients of the items: one request, every endpoint once, or many changes that are remembered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,60 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx2
+
+from tests.support.containers import Container
 from tests.support.load import answer, request
+
+LAMP = {"name": "Lamp", "price": 12.5}
+
+
+def create(started: Container, name: str) -> dict[str, Any]:
+    """Create an item and return it."""
+    answer = started.request("POST", "/items/", json=LAMP | {"name": name})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json()["item"])
+
+
+def stored(started: Container) -> list[dict[str, Any]]:
+    """Return every item, page by page."""
+    items: list[dict[str, Any]] = []
+    cursor = ""
+    with httpx2.Client(base_url=started.url, timeout=20) as client:
+        while True:
+            page = client.get(f"/items/?limit=100{cursor}").raise_for_status().json()
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = f"&cursor={page['next_cursor']}"
+
+
+def check_endpoints(started: Container) -> None:
+    """Ask every endpoint for what it promises; without a database, items are not kept."""
+    greeting = {"message": "Hello from FastAPI in a Docker container!"}
+    assert started.request("GET", "/").json() == greeting
+    for path in "/health", "/livez", "/readyz":
+        assert started.request("GET", path).json() == {"status": "healthy"}
+    assert started.request("GET", "/docs").status_code == 200
+    paths = started.request("GET", "/openapi.json").json()["paths"]
+    created = started.request("POST", "/items/", json=LAMP)
+    assert created.status_code == 201
+    assert created.json()["message"] == "Item created successfully"
+    item = created.json()["item"]
+    if "put" not in paths["/items/{item_id}"]:
+        assert item == LAMP | {"is_offer": None}
+        item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
+        assert started.request("GET", "/items/7?q=sale").json() == item
+        return
+    assert item == LAMP | {"item_id": item["item_id"], "price": "12.50", "is_offer": None}
+    path = created.headers["location"]
+    assert started.request("GET", path).json() == item
+    assert item in started.request("GET", "/items/?q=lamp").json()["items"]
+    changed = item | {"name": "Desk"}
+    assert started.request("PUT", path, json=LAMP | {"name": "Desk"}).json() == changed
+    assert changed in stored(started)
+    assert started.request("DELETE", path).status_code == 204
+    assert started.request("GET", path).status_code == 404
 
 
 def priced(hundredths: int) -> dict[str, Any]:

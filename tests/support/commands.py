@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -54,6 +55,12 @@ def commit(repository: Path) -> None:
     commit = ["commit", "-q", "--allow-empty", "-m", "Change"]
     for command in (["init", "-q"], ["add", "-A"], commit):
         subprocess.run([*git, *command], cwd=repository, check=True)
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def lacking(reason: str) -> NoReturn:

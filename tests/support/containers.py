@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import httpx2
 
 from tests.support.commands import lacking, wait_until
-from tests.support.services import Service
+from tests.support.services import Bake, Service
 
 # `build(**answers)` builds the image of a service once, and names it.
 Build = Callable[..., str]
@@ -149,6 +150,18 @@ def container(
         docker("rm", "--force", "--volumes", name, check=False)
 
 
+def ended(image: str, *options: str) -> list[dict[str, Any]]:
+    """Run a container that ends by itself within ten seconds, not with 0; return its log."""
+    with container(image, *options) as failing:
+        begin = time.monotonic()
+        wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)
+        measure(3, "ended after", time.monotonic() - begin, " s")
+        assert failing.inspect("{{.State.ExitCode}}") != "0"
+        log = failing.log()
+    assert log[-1]["level"] in {"ERROR", "CRITICAL"}
+    return log
+
+
 def schemathesis(url: str, seed: int, examples: int, folder: Path) -> int:
     """Run schemathesis with all checks in all phases; return how many cases passed, or fail."""
     options = [
@@ -179,7 +192,7 @@ MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
 
 
 def measure(promise: int, what: str, value: float, unit: str = "") -> None:
-    """Remember `value` if it is the worst so far; `tests/promises/test_promises.py` can write the table."""
+    """Remember `value` if it is the worst so far; tests/promises/conftest.py prints the table."""
     before, _ = MEASURED.setdefault(promise, {}).get(what, (value, unit))
     MEASURED[promise][what] = (max(before, value), unit)
 
@@ -192,9 +205,17 @@ def answers(url: str) -> bool:
         return False
 
 
-def remove(service: Service) -> None:
-    """Leave nothing of a service in Docker."""
-    down = "docker compose --profile dev down --volumes"
-    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
-    for command in down, "make rmi YES=1", "make prune YES=1":
-        subprocess.run(command.split(), cwd=service.path, env=environment)
+@contextmanager
+def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service]:
+    """Yield a copy of a service, which tests may change; Docker keeps nothing of it afterwards."""
+    require_docker()
+    original = bake(**answers)
+    service = Service(folder / original.path.name, original.answers)
+    shutil.copytree(original.path, service.path)
+    try:
+        yield service
+    finally:
+        down = "docker compose --profile dev down --volumes"
+        environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+        for command in down, "make rmi YES=1", "make prune YES=1":
+            subprocess.run(command.split(), cwd=service.path, env=environment)

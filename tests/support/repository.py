@@ -10,6 +10,9 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
+DEFAULTS = {
+    name: CONFIG[name][0] if isinstance(CONFIG[name], list) else CONFIG[name] for name in QUESTIONS
+}
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:

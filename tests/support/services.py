@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.commands import clean_environment, run
+from tests.support.commands import clean_environment, free_port, run, wait_until
 
 # Each answer of each question at least once; each with every odd one of the others would only
 # repeat the same lines.
@@ -36,7 +40,6 @@ COMBINATIONS = [
     },
     {
         "python_version": "3.11",
-        "database": "none",
         "port": 9000,
         "workers": 2,
         "description": r"C:\new \u0041 $x #1 `y`",
@@ -45,73 +48,25 @@ COMBINATIONS = [
 
 
 FILES = """
-.dockerignore
-.env.example
-.gitattributes
-.gitignore
-Dockerfile
-Makefile
-README.md
-app/__init__.py
-app/errors.py
-app/health.py
-app/items/__init__.py
-app/items/models.py
-app/items/routes.py
-app/logs.py
-app/main.py
-app/middleware.py
-app/settings.py
-compose.yaml
-pyproject.toml
-requirements-dev.txt
-requirements.txt
-scripts/make_venv.py
-server/README.md
-server/__init__.py
-server/__main__.py
-server/cpus.py
-server/gunicorn_conf.py
-server/limits.py
-server/probe.py
-server/settings.py
-server/shutdown.py
-server/startup.py
-server/worker.py
-tests/conftest.py
-tests/items/test_routes.py
-tests/server/conftest.py
-tests/server/service.py
-tests/server/serving.py
-tests/server/test_border.py
-tests/server/test_cpus.py
-tests/server/test_limits.py
-tests/server/test_probe.py
-tests/server/test_shutdown.py
-tests/server/test_startup.py
-tests/server/test_upstream.py
-tests/test_additions.py
-tests/test_errors.py
-tests/test_health.py
-tests/test_logs.py
-tests/test_main.py
-tests/test_middleware.py
-tests/test_settings.py
+.dockerignore .env.example .gitattributes .gitignore Dockerfile Makefile README.md app/__init__.py
+app/errors.py app/health.py app/items/__init__.py app/items/models.py app/items/routes.py
+app/logs.py app/main.py app/middleware.py app/settings.py compose.yaml pyproject.toml
+requirements-dev.txt requirements.txt scripts/make_venv.py server/README.md server/__init__.py
+server/__main__.py server/cpus.py server/gunicorn_conf.py server/limits.py server/probe.py
+server/settings.py server/shutdown.py server/startup.py server/worker.py tests/conftest.py
+tests/items/test_routes.py tests/server/conftest.py tests/server/service.py
+tests/server/serving.py tests/server/test_border.py tests/server/test_cpus.py
+tests/server/test_limits.py tests/server/test_probe.py tests/server/test_shutdown.py
+tests/server/test_startup.py tests/server/test_upstream.py tests/test_additions.py
+tests/test_errors.py tests/test_health.py tests/test_logs.py tests/test_main.py
+tests/test_middleware.py tests/test_settings.py
 """.split()
 
 
 OF_A_DATABASE = """
-DATABASE.md
-app/database.py
-app/items/queries.py
-app/items/tables.py
-app/migrations/__init__.py
-app/migrations/env.py
-app/migrations/script.py.mako
-app/migrations/versions/0001_items.py
-app/threads.py
-tests/test_database.py
-tests/test_migrations.py
+DATABASE.md app/database.py app/items/queries.py app/items/tables.py app/migrations/__init__.py
+app/migrations/env.py app/migrations/script.py.mako app/migrations/versions/0001_items.py
+app/threads.py tests/test_database.py tests/test_migrations.py
 """.split()
 
 OF_ITS_KIND = {
@@ -157,3 +112,32 @@ class Service:
 
 
 Bake = Callable[..., Service]
+
+
+@contextmanager
+def serving(service: Path, *command: str, **environment: str) -> Iterator[dict[str, str]]:
+    """Serve it as the image does, with this machine's Python; stop it afterwards.
+
+    Yield its address, process id and log, as variables for a program.
+    """
+    port, log = free_port(), service.with_name("log")
+    # No proxy, no settings of this machine.
+    variables = {"PATH": os.environ["PATH"], "PORT": str(port), "WORKERS": "1", **environment}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *(command or ("-m", "server"))],
+            cwd=service,
+            env=variables,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None)
+        yield {"ADDRESS": f"127.0.0.1:{port}", "PID": str(process.pid), "LOG": str(log)}
+    except BaseException:
+        print(log.read_text())  # noqa: T201 - pytest shows it
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(timeout=20)
+    assert status == 0, log.read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ def test_a_spread_is_the_median_and_what_is_least_and_greatest() -> None:
     assert spread == Spread(2.5, 1, 20)
     assert str(spread) == "2.50 (1.00-20.0)"
     assert str(Spread.of([7])) == "7.00"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.01234, "0.0123"), (1, "1.00"), (73.25, "73.2"), (1234.5, "1,234")],
-)
-def test_three_significant_digits_are_written(value: float, text: str) -> None:
-    assert report.short(value) == text
 
 
 def test_ratios_are_taken_within_rounds() -> None:
@@ -76,26 +67,6 @@ def test_a_goal_holds_where_it_holds_in_every_round(ours: list[float], verdict: 
     assert goal.verdict(checked[1]) == verdict
 
 
-def test_what_was_not_measured_is_not_in_the_tables() -> None:
-    table = report.goals_table(Results(samples("image", ours=[30], guide=[75])))
-    assert "| Bytes added to the base image | 30.0 MB | - | - | ≤ 30.8 MB | holds |" in table
-    assert len(table.splitlines()) == 3
-
-
-def test_plots_are_svg_with_every_name_and_value() -> None:
-    measured = samples("image", **{"ours": [30.0], "guide": [70.0, 80.0], "a <peer>": [50.0]})
-    groups = {
-        "Bytes": {
-            c: Spread.of(list(Results(measured).values("image", "", c).values()))
-            for c in ("ours", "guide", "a <peer>")
-        }
-    }
-    for theme in report.THEMES:
-        root = ElementTree.fromstring(report.plot("Title", "note", groups, {"Bytes": "MB"}, theme))  # noqa: S314
-        texts = {element.text for element in root.iter() if element.tag.endswith("}text")}
-        assert {"Title", "note", "ours", "guide", "a <peer>", "30.0 MB", "75.0 MB"} <= texts
-
-
 def test_what_is_published_can_be_read_again() -> None:
     published = json.loads((measure.HERE / "results" / "results.json").read_text(encoding="utf-8"))
     found = Results(Sample(**sample) for sample in published["samples"])
@@ -122,9 +93,3 @@ def test_cookiecutter_alone_renders_the_same_files(tmp_path: Path) -> None:
         for into in ("ours", "alone")
     )
     assert ours == alone
-
-
-def test_cores_are_shared_only_where_there_are_too_few() -> None:
-    assert measure.Cores.of(1) == measure.Cores("0", "0", "0", "0")
-    assert measure.Cores.of(2) == measure.Cores("0", "0,1", "1", "1")
-    assert measure.Cores.of(8) == measure.Cores("0", "0,1", "7", "1")

@@ -251,6 +251,14 @@ def test_the_hook_prints_the_next_commands_and_only_them(tmp_path: Path) -> None
     assert len(commands) == 4
 
 
+def test_a_console_without_the_letters_shows_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    (tmp_path / "é").mkdir()
+    assert r"/\xe9/my-service" in run(project(tmp_path / "é"))
+
+
 def test_an_existing_venv_is_left_alone(tmp_path: Path) -> None:
     folder = project(tmp_path, ".venv/mine")
     assert run(folder, create_venv=True).startswith("Left .venv as it is.\nNext:\n")

@@ -1,4 +1,4 @@
-"""Interruptions, folders that exist, other surroundings: the user's files stay, the bytes are the same."""
+"""Interruptions and other surroundings: the user's files stay, the bytes are the same."""
 
 from __future__ import annotations
 
@@ -78,18 +78,6 @@ def test_an_interrupted_venv_leaves_a_complete_service_and_no_venv(
     assert not (service / ".venv").exists()
     assert {*bake().files()} <= {p.relative_to(service).as_posix() for p in service.rglob("*")}
     assert not (service / "stateless").exists()
-
-
-def test_an_existing_folder_is_refused_and_stays_as_it_is(
-    template: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    words = command(template, tmp_path / "out")
-    words.remove("--overwrite-if-exists")
-    before = tree(tmp_path / "out")
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "directory already exists" in done.stdout + done.stderr
-    assert tree(tmp_path / "out") == before
 
 
 def test_the_same_answers_give_the_same_bytes_and_modes_everywhere(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from hooks import post_gen_project
+from tests.support.commands import clean_environment, run
 from tests.support.repository import CONFIG, ROOT, TEMPLATE
 from tests.support.services import Bake
 
@@ -22,27 +22,14 @@ FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")
 
 def sources() -> list[Path]:
     """List the template's files as git knows them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", TEMPLATE.name],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+    which = ("--cached", "--others", "--exclude-standard", "-z", TEMPLATE.name)
+    listed = run("git", "ls-files", *which, cwd=ROOT)
+    return [ROOT / name for name in listed.split("\0") if name]
 
 
 def in_place(*command: str) -> None:
     """Run `command` in the template folder, without leaving anything there."""
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=TEMPLATE,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(sys.executable, *command, cwd=TEMPLATE, env=clean_environment())
 
 
 def test_a_tag_is_a_whole_line_that_opens_or_closes_and_never_nests() -> None:
@@ -108,8 +95,7 @@ def test_the_repository_s_own_code_is_clean() -> None:
         ["-m", "ruff", "format", "--no-cache", "--check"],
         ["-m", "mypy", "--cache-dir", os.devnull],
     ):
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run(sys.executable, *command, cwd=ROOT)
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -162,7 +148,7 @@ def test_every_pin_has_hashes() -> None:
 def test_the_locks_are_what_lock_py_writes() -> None:
     before = {lock: lock.read_bytes() for lock in (RUNTIME, DEV, TESTS)}
     try:
-        subprocess.run([sys.executable, "scripts/lock.py"], cwd=ROOT, check=True)
+        run(sys.executable, "scripts/lock.py", cwd=ROOT)
         assert before == {lock: lock.read_bytes() for lock in before}
     finally:
         for lock, content in before.items():

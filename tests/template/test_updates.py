@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, lacking
+from tests.support.commands import clean_environment, commit, lacking, run
 from tests.support.repository import ROOT, TEMPLATE
 
 pytestmark = pytest.mark.slow
@@ -78,16 +78,7 @@ class Team:
 
     def run(self, *command: str, folder: str = ".", status: int = 0) -> str:
         """Run `command` in `folder`; return its output, or fail if it ends otherwise."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder / folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        assert done.returncode == status, done.stdout
-        return done.stdout
+        return run(*command, cwd=self.folder / folder, env=self.environment, status=status)
 
     def document(self, heading: str, folder: str = ".") -> str:
         """Run the commands that stand below `heading` in the document, as they stand there."""
@@ -103,10 +94,9 @@ class Team:
         self.run(*command, "--no-input", "--default-config", "--extra-context", answers)
         return self.folder / "my-service"
 
-    def commit(self, folder: str) -> None:
+    def commit(self, folder: str = "my-service") -> None:
         """Commit all of a service."""
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Change"]):
-            self.run("git", *command, folder=folder)
+        commit(self.folder / folder)
 
     def update(self, *options: str) -> str:
         """Update the service."""
@@ -118,6 +108,12 @@ class Team:
         return {line[3:]: line[:2] for line in lines}
 
 
+def release(repository: Path, version: str) -> None:
+    """Commit all of the template and tag it."""
+    commit(repository)
+    subprocess.run(["git", "tag", version], cwd=repository, check=True)
+
+
 @pytest.fixture(scope="module")
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with the template as it is, 1.0.0, and a newer one, 1.1.0."""
@@ -126,22 +122,12 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("releases") / "template"
     shutil.copytree(template, repository)
 
-    def release(version: str) -> None:
-        git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
-        for command in (
-            ["init", "-q"],
-            ["add", "-A"],
-            ["commit", "-qm", version],
-            ["tag", version],
-        ):
-            subprocess.run([*git, *command], cwd=repository, check=True)
-
-    release("1.0.0")
+    release(repository, "1.0.0")
     service = repository / TEMPLATE.name
     change(service, THEIRS)
     change(service, [("app/items/routes.py", '"No such item")', '"No item")')])
     (service / ".editorconfig").write_text("root = true\n")
-    release("1.1.0")
+    release(repository, "1.1.0")
     return repository
 
 
@@ -186,13 +172,13 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Tea
     }
     team = replace(team, environment=team.environment | offline)
     service = team.create("{}")
-    team.commit("my-service")
+    team.commit()
     (service / ".venv").mkdir()
     (service / ".venv" / "made").write_text("by hand")
     change(service, OURS)
     (service / "app/orders").mkdir()
     (service / "app/orders/__init__.py").write_text(ORDERS)
-    team.commit("my-service")
+    team.commit()
     stamp = (service / ".venv").stat().st_mtime_ns
     team.run("cruft", "check", folder="my-service", status=1)
 
@@ -217,9 +203,9 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Tea
 
 def test_where_both_changed_the_same_lines_both_versions_stand(team: Team) -> None:
     service = team.create()
-    team.commit("my-service")
+    team.commit()
     change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])
-    team.commit("my-service")
+    team.commit()
     output = team.update()
     assert "Applied patch to 'Dockerfile' with conflicts" in output
     assert "Good work!" in output  # which is why the document says how to see conflicts
@@ -236,43 +222,19 @@ def test_where_both_changed_the_same_lines_both_versions_stand(team: Team) -> No
 
 def test_a_lock_that_both_changed_stays_the_owner_s_without_markers(team: Team) -> None:
     service = team.create()
-    team.commit("my-service")
+    team.commit()
     lock = service / "requirements.txt"
     lock.write_text(re.sub(r"(?m)^click==", "added==1.0\nclick==", lock.read_text()))
     mine = lock.read_text()
-    team.commit("my-service")
+    team.commit()
     team.update()
     assert team.status()["requirements.txt"] == "UU"
     assert lock.read_text() == mine
     assert missing(service, THEIRS) == THEIRS[4:]
     team.run("git", "add", "requirements.txt", folder="my-service")
-    team.commit("my-service")
+    team.commit()
     assert lock.read_text() == mine
     team.run("cruft", "check", folder="my-service")
-
-
-def test_what_the_owner_deleted_does_not_come_back(team: Team) -> None:
-    service = team.create()
-    team.commit("my-service")
-    shutil.rmtree(service / "app/items")
-    (service / "Dockerfile").unlink()
-    team.commit("my-service")
-    team.update()
-    assert not (service / "app/items").exists()
-    assert not (service / "Dockerfile").exists()
-    assert leftovers(service) == []
-
-
-@pytest.mark.parametrize("in_git", [True, False])
-def test_originals_that_were_never_committed_end_in_reject_files(in_git: bool, team: Team) -> None:
-    service = team.create()
-    change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])
-    if in_git:
-        team.commit("my-service")
-    team.update()
-    assert leftovers(service) == ["Dockerfile.rej"]
-    assert "--interval=60s" in (service / "Dockerfile").read_text()
-    assert "backlog" in (service / "server/gunicorn_conf.py").read_text()
 
 
 def test_the_document_s_commands_generate_update_and_change_dozens(team: Team) -> None:
@@ -299,87 +261,3 @@ def test_a_service_that_was_generated_without_cruft_is_adopted(team: Team) -> No
     assert "diff" not in shown
     team.run("cruft", "update", "-y", folder="stock")
     assert missing(team.folder / "stock", THEIRS) == []
-
-
-# The last commit before the server moved out of app/.
-FIRST = "b9231f0"
-CHANGES: dict[str, list[Change]] = {
-    "app/main.py": [
-        ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
-        (
-            "app/main.py",
-            "(items.router)\n",
-            "(items.router)\n    app.include_router(orders.router)\n",
-        ),
-    ],
-    "app/settings.py": [
-        (
-            "app/settings.py",
-            "    docs: bool = True\n",
-            '    warehouse: str = "near"\n    """Where orders go."""\n\n    docs: bool = True\n',
-        )
-    ],
-    "Dockerfile": [("Dockerfile", "PORT=8000", "PORT=9999")],
-}
-
-
-@pytest.fixture(scope="module")
-def first_release(releases: Path, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a repository with 1.0.0, as it was before the server moved, and 1.1.0, as it is now."""
-    archive = subprocess.run(["git", "archive", FIRST], cwd=ROOT, capture_output=True)
-    if archive.returncode:
-        lacking(f"no commit {FIRST}: {archive.stderr.decode()}")
-    repository = tmp_path_factory.mktemp("moved") / "template"
-    repository.mkdir()
-    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@localhost"]
-
-    def release(version: str) -> None:
-        for command in (
-            ["init", "-q"],
-            ["add", "-A"],
-            ["commit", "-qm", version],
-            ["tag", version],
-        ):
-            subprocess.run([*git, *command], cwd=repository, check=True)
-
-    subprocess.run(["tar", "-x"], cwd=repository, input=archive.stdout, check=True)
-    release("1.0.0")
-    subprocess.run([*git, "rm", "-rqf", "."], cwd=repository, check=True)
-    shutil.copytree(template, repository, dirs_exist_ok=True)
-    release("1.1.0")
-    return repository
-
-
-def test_a_service_from_before_the_move_keeps_its_owner_s_changes(
-    team: Team, first_release: Path
-) -> None:
-    config = Path(team.environment["GIT_CONFIG_GLOBAL"])
-    config.write_text(config.read_text().replace(str(team.template), str(first_release)))
-    service = team.create('{"create_venv": false, "database": "none"}')
-    team.commit("my-service")
-    (service / "app/orders.py").write_text(ORDERS)
-    for changes in CHANGES.values():
-        change(service, changes)
-    team.commit("my-service")
-
-    team.update("--checkout", "1.1.0")
-
-    assert not [name for name in leftovers(service) if name.endswith((".rej", ".orig"))]
-    assert not (service / "app/server.py").exists()
-    assert not (service / "gunicorn.conf.py").exists()
-    assert (service / "server/__main__.py").exists()
-    assert (service / "app/orders.py").read_text() == ORDERS
-    conflicts = {*leftovers(service)}
-    assert conflicts <= {Path(name).name for name in CHANGES}
-    for name, changes in CHANGES.items():
-        if Path(name).name in conflicts:  # as docs/updating.md says
-            team.run("git", "checkout", "--theirs", name, folder="my-service")
-            change(service, changes)
-    assert "PORT=9999" in (service / "Dockerfile").read_text()
-    asked = (
-        "from fastapi.testclient import TestClient; from app.main import app;"
-        " client = TestClient(app).__enter__();"
-        " print(client.get('/orders/').status_code, app.state.settings.warehouse)"
-    )
-    assert team.run(sys.executable, "-c", asked, folder="my-service").endswith("200 near\n")
-    team.run(sys.executable, "-m", "mypy", folder="my-service")
