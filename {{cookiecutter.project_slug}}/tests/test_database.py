@@ -237,19 +237,6 @@ def test_short_statements_that_take_too_long_are_ended(settings: Settings) -> No
     assert ended < 5
 
 
-def test_a_caller_that_leaves_ends_its_statement(settings: Settings) -> None:
-    async def scenario() -> float:
-        async with opened(settings, database_pool_size=1, database_timeout=60) as database:
-            call = asyncio.create_task(database.read(run_endless))
-            await asyncio.sleep(0.2)
-            call.cancel()
-            begin = time.monotonic()
-            await database.read(queries.by_id, 1)
-            return time.monotonic() - begin
-
-    assert asyncio.run(scenario()) < 10
-
-
 def test_waiting_for_a_thread_counts_and_ping_does_not_wait(settings: Settings) -> None:
     async def scenario() -> list[object]:
         async with opened(settings, database_pool_size=1, database_timeout=1) as database:
