@@ -151,13 +151,17 @@ class Benchmark:
                     self.add("connections", candidate.name, number, value, str(count))
 
     def workers(self) -> None:
-        """Ask one, two and four workers on two cores."""
-        for number, candidate in self.turns(self.size.rounds, self.candidates):
-            for count in (1, 2, 4):
-                with measure.container(candidate, self.cores.two, count) as (name, _):
-                    read, duration = candidate.endpoints["read item"], self.size.load
-                    for _ in range(2):  # once to warm up
-                        found = measure.load(candidate, name, self.cores.load, read, duration)
+        """Ask one, two and four workers on two cores; all services run, and are asked in turns."""
+        with ExitStack() as stack:
+            running: list[tuple[Candidate, int, str]] = []
+            for candidate in self.candidates:
+                for count in (1, 2, 4):
+                    service = measure.container(candidate, self.cores.two, count)
+                    running.append((candidate, count, stack.enter_context(service)[0]))
+            for number, (candidate, count, name) in self.turns(self.size.rounds, running):
+                if number == 0:  # to warm up
+                    self.load(candidate, name, "read item")
+                found = self.load(candidate, name, "read item")
                 self.add("workers", candidate.name, number, found["throughput"], str(count))
 
     def database(self) -> None:
