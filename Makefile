@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 # Answers for `make bake`: ANSWERS="project_name='Price List' port=9000"
 ANSWERS ?=
-# Of benchmarks: ARGS="--only starts" measures a part, ARGS=--help lists the rest, FULL=1 is what is published.
+# For `make benchmark`: ARGS="--only starts" measures a part, ARGS=--help lists the rest, FULL=1 is for publishing.
 ARGS ?=
 
 .DEFAULT_GOAL := help

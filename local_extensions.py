@@ -1,7 +1,7 @@
 """Check the answers before anything is written, and encode them for the files.
 
 Cookiecutter imports this module because cookiecutter.json names it in `_extensions`.
-docs/decisions.md lists the ways that answers take, and what a template cannot guard.
+docs/decisions.md lists the sources of answers, and the limits of these checks.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ RULES = {
 
 
 def find_problem(name: str, answer: object) -> str:
-    """Return a line that says what is wrong with an answer, and what is right; or nothing."""
+    """Return a line about an invalid answer, with the rule and an example; or nothing."""
     if name not in RULES:
         near = get_close_matches(name, RULES, 1)
         hint = f"did you mean {near[0]}?" if near else f"the questions are {', '.join(RULES)}"
@@ -149,7 +149,7 @@ def for_hook(answers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given() -> dict[str, Any]:
-    """Return what the caller of `cookiecutter()` or `cruft.create()` passed, unknown names too."""
+    """Return the answers that `cookiecutter()` or `cruft.create()` got, with unknown names."""
     create = getattr(sys.modules.get("cruft"), "create", generate)
     codes = [generate.__code__, inspect.unwrap(create).__code__]
     frame = inspect.currentframe()

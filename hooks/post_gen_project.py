@@ -52,13 +52,13 @@ def remove(project: Path, path: str) -> None:
 
 
 def is_update(context: Mapping[str, Any], project: Path) -> bool:
-    """Tell whether `cruft update` runs this, to compare two versions in temporary folders."""
+    """Tell whether `cruft update` runs this hook, which compares versions in temporary folders."""
     temporary = Path(tempfile.gettempdir()).resolve()
     return "_commit" in context and project.resolve().is_relative_to(temporary)
 
 
 def echo(text: str) -> None:
-    """Print at once; a reader that has gone (`| head`) must not make this fail."""
+    """Print at once, and do not fail if the reader has gone (`| head`)."""
     try:
         print(text, flush=True)
     except OSError:
@@ -68,7 +68,7 @@ def echo(text: str) -> None:
 
 def make_venv() -> bool:
     """Let the service's own script make .venv; tell whether it did."""
-    # Ctrl-C reaches the script, too. It removes a half-made .venv and says so.
+    # Ctrl-C also reaches the script, which removes a half-made .venv and prints a line.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with suppress(AttributeError):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -144,4 +144,4 @@ if __name__ == "__main__":
         main(parsed)
     finally:
         with suppress(OSError):
-            Path(__file__).unlink()  # Cookiecutter leaves the copy, with the answers, for ever
+            Path(__file__).unlink()  # Cookiecutter never removes the copy, which holds the answers

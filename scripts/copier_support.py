@@ -41,7 +41,7 @@ class Filters(Extension):
 
 
 def problem(answer: object, question: str) -> str:
-    """Return a line that says what is wrong with an answer, or nothing."""
+    """Return a line about an invalid answer, or nothing."""
     return find_problem(question, answer)
 
 

@@ -1,6 +1,6 @@
 """Write the locks: the service's two, and the one for the tests of the template.
 
-    python scripts/lock.py             keep what still fits, add what is missing
+    python scripts/lock.py             keep the versions that still fit, add missing packages
     python scripts/lock.py --upgrade   take the newest of everything
 
 All three come out of one resolution, so a package has one version everywhere. Needs the network.
@@ -50,7 +50,7 @@ def compile_lock(target: Path, work: Path, *arguments: str) -> None:
         [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal"),
             *("--python-version", OLDEST_PYTHON, "--generate-hashes", "--no-annotate"),
-            # The image installs wheels alone. Not every Python has a wheel of what only tests need.
+            # The image installs wheels alone. Packages for tests may have no wheel for some Python.
             *(["--no-build"] if target != TESTS else []),
             *("--output-file", str(target)),
             *arguments,

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_the_readme_s_tree_is_the_default_service(bake: Bake) -> None:
     tops = {name.split("/")[0] for name in bake().files()}
     apps = {name.split("/")[1] for name in bake().files() if name.startswith("app/")}
     assert named == tops | apps - {"__init__.py"}
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    released = re.findall(
+        r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert released[0] == version
 
 
 def anchors(document: Path) -> set[str]:

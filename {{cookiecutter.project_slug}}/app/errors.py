@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Error(BaseModel):
-    """What went wrong: for people, and for programs where there is a code."""
+    """An error: a text for people, and a code for programs."""
 
     detail: str
     code: str | None = None
 
 
-# What any endpoint may answer; FastAPI documents 422 where there is something to validate.
+# Errors of any endpoint; FastAPI itself documents 422 for endpoints with parameters.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Error} for status in (400, 413, 500, 503)
 }
@@ -81,9 +81,9 @@ async def answer_http_error(request: Request, error: StarletteHTTPException) -> 
 
 
 async def answer_invalid(_: Request, error: RequestValidationError) -> Response:
-    """Tell what is wrong with a request and where, without repeating what was sent.
+    """Describe each problem of a request and its place, without the input.
 
-    What was sent may be secret, or impossible to send back: NaN, half a surrogate pair.
+    The input may be secret, or impossible in JSON: NaN, half a surrogate pair.
     """
     problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
     return Response(json.dumps({"detail": problems}), 422, media_type="application/json")

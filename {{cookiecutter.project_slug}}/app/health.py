@@ -1,4 +1,4 @@
-"""Health: what orchestrators, load balancers and people ask for."""
+"""Health endpoints for orchestrators, load balancers and people."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ PATHS = frozenset({"/health", "/livez", "/readyz"})
 
 
 class Health(BaseModel):
-    """That the service is well."""
+    """The service is well."""
 
     status: Literal["healthy"] = "healthy"
 

@@ -63,7 +63,7 @@ class JSONFormatter(logging.Formatter):
 
 
 class StdoutHandler(logging.Handler):
-    """Write lines to standard output, each in one piece, whatever other processes write there."""
+    """Write lines to standard output, each in one piece, even if other processes write there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
         return
     method, path = scope["method"], encode(scope["path"])
     client = scope["client"][0] if scope.get("client") else None
-    # Without the quotes, but escaped: a path may hold what controls a terminal.
+    # Escaped, without the quotes: a path may hold characters that control a terminal.
     message, duration = f"{method} {path[1:-1]} {status}", round(seconds * 1000, 3)
     alone = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
     if alone and isinstance(stdout.formatter, JSONFormatter):
@@ -145,7 +145,7 @@ def hide_query(record: logging.LogRecord) -> bool:
 
 
 def configure(level: str = "INFO", form: str | None = None) -> None:
-    """Write what this process logs to standard output, whoever configured logging before.
+    """Write the log of this process to standard output, even if logging was configured before.
 
     `level` holds for the service's own loggers; other libraries log INFO and above, since they write
     values at DEBUG. `form` is json or console, by default console if standard output is a terminal.

@@ -16,7 +16,7 @@ from app.settings import Settings
 
 
 class Welcome(BaseModel):
-    """What the root answers."""
+    """Answer of the root."""
 
     message: str
 

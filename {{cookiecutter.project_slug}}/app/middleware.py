@@ -1,4 +1,4 @@
-"""What surrounds every request; `Service` says in which order."""
+"""Middleware around every request; `Service` has its order."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from app.logs import log_request, request_id
 
 log = logging.getLogger(__name__)
 
-# What a client may call its request: nothing that is long, or that a log or a shell would interpret.
+# Request ids that a client may set: short, and without characters that a log or a shell interprets.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 # Headers of every answer that does not set them itself.
@@ -36,7 +36,7 @@ PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
 class Service(FastAPI):
-    """FastAPI, with the middleware of this module around what `add_middleware` adds."""
+    """FastAPI, with the middleware of this module around those of `add_middleware`."""
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
@@ -103,7 +103,7 @@ class RequestMiddleware:
             task = asyncio.current_task()
             if status or not task or not task.cancelling():
                 raise
-            # The time to finish in at a stop is over; another instance may do better.
+            # The grace period of a stop is over; another instance may answer.
             await fail(503, "Service Unavailable")
         except Exception:
             if status and not complete:
@@ -113,7 +113,7 @@ class RequestMiddleware:
                 await fail(500, "Internal Server Error")
         finally:
             status = status or 500
-            # A health check is news only if it fails.
+            # Health checks are frequent, so only failed ones are logged at INFO.
             check = scope["path"].removeprefix(scope.get("root_path", "")) in health.PATHS
             level = logging.DEBUG if check and status < 300 else logging.INFO
             # The route in an included router does not know the prefix; its context does.
@@ -162,7 +162,7 @@ class RouteMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, and handle it again if there is a route for what it means."""
+        """Handle one request, and handle it again if the other method or path has a route."""
         change: dict[str, str] = {}
 
         async def respond(message: Message) -> None:

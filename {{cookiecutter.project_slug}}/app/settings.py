@@ -15,13 +15,13 @@ DATABASE_URL = "sqlite:///service.db"
 
 
 class Settings(BaseSettings):
-    """What the service reads; tests pass their own to `create_app`."""
+    """The variables of the service; tests pass their own to `create_app`."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         # Compose and CI systems hand over unset variables as empty ones.
         env_ignore_empty=True,
-        # What is wrong with a value may be logged; the value, which may be a secret, may not.
+        # Log the rule that a value breaks, not the value, which may be a secret.
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
@@ -45,20 +45,20 @@ class Settings(BaseSettings):
     # {% if cookiecutter.database != "none" %}
 
     database_url: str = Field(DATABASE_URL, repr=False)
-    """Where the database is, as SQLAlchemy writes it; it may hold the password."""
+    """URL of the database, in SQLAlchemy's form; it may hold the password."""
 
     database_pool_size: int = Field(5, ge=1)
     """Connections of each worker to the database, at most."""
 
     database_timeout: int = Field(4, ge=1)
-    """Seconds that a request may use the database for; then it is answered with 503."""
+    """Seconds for one call of the database; then the answer is 503."""
 
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
         from sqlalchemy import exc, make_url
 
-        # Errors of SQLAlchemy and of the driver would show what they take for the host or the port.
+        # Errors of SQLAlchemy and of the driver would show parts of the URL as host or port.
         try:
             backend = make_url(value).get_backend_name()
         except (exc.ArgumentError, ValueError):
@@ -87,5 +87,5 @@ class Settings(BaseSettings):
     """Whether the server keeps prepared statements; false behind PgBouncer in transaction mode."""
 
     development: bool = False
-    """Whether this is a developer's machine, where the sample password will do."""
+    """Whether this is a developer's machine, which accepts the sample password."""
     # {% endif %}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = range(11, 16)  # 3.11 to 3.15
 PYTHON = r".venv\Scripts\python.exe" if os.name == "nt" else ".venv/bin/python"
 LOCKS = ("-r", "requirements.txt", "-r", "requirements-dev.txt")
-# The user's settings say how to reach an index. These would change what is installed, or where.
+# The user's settings for reaching an index are kept. These would change the packages or their place.
 DROPPED = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_CONSTRAINT"}
 DROPPED |= {"PIP_NO_BINARY", "UV_NO_BINARY", "UV_CONSTRAINT", "UV_PYTHON", "UV_SYSTEM_PYTHON"}
 AGAIN = r"py scripts\make_venv.py" if os.name == "nt" else "python3 scripts/make_venv.py"
@@ -112,7 +112,7 @@ def create(asked: int, uv: str | None) -> None:
 
 
 def install(uv: str | None) -> None:
-    """Install what the locks list into .venv."""
+    """Install the locked packages into .venv."""
     print(f"Installing the locked packages with {'uv' if uv else 'pip'} ...", flush=True)
     command = (
         [uv, "pip", "install", "--python", PYTHON] if uv else [PYTHON, "-I", "-m", "pip", "install"]

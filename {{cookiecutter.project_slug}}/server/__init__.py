@@ -1,1 +1,1 @@
-"""How the service is served; README.md in this folder says what each module is for."""
+"""The server; README.md in this folder describes each module."""

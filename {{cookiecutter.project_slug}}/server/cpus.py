@@ -1,4 +1,4 @@
-"""How many CPUs this container may really use, which Python itself does not tell."""
+"""The number of CPUs that this container may use, which Python itself does not know."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What gunicorn is told; change its options here."""
+"""The options of gunicorn; change them here."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""What one connection may cost: bytes of a head, headers, requests in a row, and time."""
+"""Limits of one connection: bytes of a head, headers, waiting requests, and time."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ class Protocol(HttpToolsProtocol):
     unparsed = 0
     # Since when the client has to send something, in the event loop's seconds; 0 if it has not.
     waiting_since = 0.0
-    # Status and reason, once the client has sent what is refused; the rest is not read.
+    # Status and reason, once a request was refused; the rest is not read.
     refusal: tuple[int, str] | None = None
     # Whether the parser reads a head that this class has written; see `parse`.
     repeating = False
@@ -48,7 +48,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client sent, and refuse it at the first limit or error."""
+        """Parse the data, and refuse the request at the first limit or error."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), PART):
             if self.refusal or self.transport.is_closing() or self.upgraded:
@@ -69,7 +69,7 @@ class Protocol(HttpToolsProtocol):
                 self.refuse(429, "Too many requests without an answer")
 
     def parse(self, part: bytes) -> bytes:
-        """Parse `part`; return what is left to be parsed after an offer of another protocol.
+        """Parse `part`; return the rest after an offer of another protocol.
 
         An offer other than a WebSocket is ignored (RFC 9110, 7.8). httptools takes what follows for
         that protocol; so if the request has a body, it is told the body's length once more.
@@ -179,7 +179,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def drop_if_slow(self, now: float) -> None:
-        """Drop the client if it lets its own request wait; called once a second."""
+        """Drop the client if its own request waits for it; called once a second."""
         if self.in_body:
             waiting = not self.flow.read_paused and not self.cycle.waiting_for_100_continue
         else:
@@ -195,7 +195,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection; log it if the kernel has dropped it."""
+        """End the connection; log it if the kernel dropped it."""
         if isinstance(exc, TimeoutError):
             log.info("dropped %s: it took nothing for WRITE_TIMEOUT", self.client)
         for cycle in self.cycles:  # uvicorn tells only the last one

@@ -14,7 +14,7 @@ Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 
 class ServerSettings(BaseSettings):
-    """What the server reads; the image sets `PORT` and `WORKERS`, so they have no default."""
+    """The variables of the server; the image sets `PORT` and `WORKERS`, so they have no default."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -70,7 +70,7 @@ class ServerSettings(BaseSettings):
     """Seconds after which a client that takes nothing of its answer is dropped; minutes, not seconds."""
 
     drain: int = Field(0, ge=0, le=86_400)
-    """Seconds that a stop waits, with `/readyz` at 503, while load balancers send elsewhere."""
+    """Seconds of service after SIGTERM, with `/readyz` at 503, until load balancers react."""
 
     graceful_timeout: Seconds = 6
     """Seconds that running requests get to finish at a stop; then they are cancelled."""

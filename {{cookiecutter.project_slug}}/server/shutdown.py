@@ -1,4 +1,4 @@
-"""The stop: serve on while load balancers look away, refuse new connections, finish what has begun."""
+"""The stop: drain, refuse new connections, then finish running requests."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from gunicorn.errors import HaltServer
 from server import startup
 from server.limits import Protocol
 
-# Linux's option to take connections from one network device alone, and a device that nobody has.
+# Linux's option to accept connections of one network device, and a device that does not exist.
 SO_BINDTOIFINDEX, NO_DEVICE = 62, 2**31 - 1
 # Seconds in which the workers accept the connections that were made before.
 ACCEPT_GRACE = 0.1
@@ -47,7 +47,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):
                 return
 
     def drain(self) -> bool:
-        """Serve for the drain time with `/readyz` at 503; return False if a quick stop is asked for."""
+        """Drain, with `/readyz` at 503; return False at a signal for a quick stop."""
         startup.shared[startup.DRAINING] = 1
         end = time.monotonic() + self.app.settings.drain
         while time.monotonic() < end:

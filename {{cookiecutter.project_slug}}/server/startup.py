@@ -17,13 +17,13 @@ log = logging.getLogger("server.startup")
 # Seconds after which a replaced worker that could not start is replaced again.
 RETRY = 2
 # Shared by the master and its workers: whether a worker has ever started, whether the service drains,
-# why it could not start, and a byte for each worker that serves.
+# the reason of a failed start, and a byte for each worker that serves.
 shared = mmap.mmap(-1, 1024)
 STARTED, DRAINING, REASON, SLOTS = 0, 1, 2, 768
 # The exit status of a worker after which gunicorn ends.
 FAILED = 3
 
-# Of the server's own answers; the service sets the headers of its answers itself.
+# Headers of the server's own answers; the service sets those of its answers itself.
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -33,7 +33,7 @@ HEADERS = [
 
 
 class JSONFormatter(logging.Formatter):
-    """Format what is logged before the service configures its own logging."""
+    """Format the lines before the service configures its own logging."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return time (UTC), level, logger, message and, if there is one, the exception."""
@@ -72,7 +72,7 @@ def end_worker() -> None:
 
 
 def limit(seconds: int) -> None:
-    """End this process after `seconds`, whatever it does, and log why; 0 lifts the limit."""
+    """End this process after `seconds`, even in blocking code, and log why; 0 lifts the limit."""
 
     def end(_: int, __: object) -> None:
         fail(f"the start took longer than START_TIMEOUT, {seconds} s")
@@ -92,7 +92,7 @@ def fail(reason: str) -> None:
 
 
 def log_failure() -> None:
-    """Log at the end, where people look first, why the service could not start, if that is so."""
+    """Log the reason of a failed start again, as the last line, where people look first."""
     if reason := shared[REASON:SLOTS].rstrip(b"\0").decode(errors="replace"):
         log.critical("cannot start: %s", reason)
 
@@ -113,7 +113,7 @@ class Gate:
         self.open = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Pass everything to the service, except what it cannot answer now."""
+        """Pass events to the service, or answer while it cannot."""
         if scope["type"] == "lifespan":
             await self.lifespan(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Items, the example of what this service does: copy this package, then delete it."""
+"""Items, an example feature: use this package as a pattern, then delete it."""
 
 from app.items.routes import router
 

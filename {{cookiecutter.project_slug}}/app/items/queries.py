@@ -1,4 +1,4 @@
-"""What is asked of the database about items: plain functions of a connection."""
+"""SQL for items, as plain functions of a connection."""
 
 from decimal import Decimal
 from typing import Any

@@ -13,7 +13,7 @@ from app.settings import Settings
 
 
 def migrate(connection: Connection) -> None:
-    """Run what is to be run, all of it in one transaction."""
+    """Run the migrations in one transaction."""
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
         connection.rollback()  # Alembic begins and ends the transaction itself

@@ -1,7 +1,7 @@
-"""What SQLite needs to be migrated.
+"""Migrations of SQLite, which cannot alter a column.
 
-It cannot alter a column: Alembic copies the table, drops it and gives the copy its name. What
-Alembic forgets meanwhile is put back here, or the migration is refused.
+Alembic copies the table, drops it and gives the copy its name. This module restores the parts that
+Alembic forgets, or refuses the migration.
 """
 
 import logging
@@ -45,7 +45,7 @@ def _create_file(file: Path) -> None:
         if os.fstat(descriptor).st_mode & 0o777 != 0o660 and hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o660)
     except PermissionError:
-        pass  # another user's, who has done this
+        pass  # it belongs to another user, who has done this
     finally:
         os.close(descriptor)
 

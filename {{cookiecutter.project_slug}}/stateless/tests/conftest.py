@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures for every test."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from app.settings import Settings
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """Return the default settings, whatever the environment says."""
+    """Return the default settings, without the environment."""
     return Settings.model_construct()
 
 

@@ -1,4 +1,4 @@
-"""What every test of the server may ask for."""
+"""Fixtures for every test of the server."""
 
 import os
 from collections.abc import Iterator
