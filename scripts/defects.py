@@ -206,8 +206,8 @@ DEFECTS = [
     Defect(
         "answers rendered as templates",
         "local_extensions.py",
-        "return source if filename or source in OWN_TEXT else",
-        "return source if True else",
+        "return literal if filename or source in OWN_TEXT else",
+        "return literal if True else",
         "tests/template/test_answers.py -k never_runs",
     ),
     Defect(
