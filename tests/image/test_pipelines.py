@@ -2,7 +2,8 @@
 
 Some things cannot be had on every machine, and have a stand-in. A program that records its calls stands
 for gh and cosign. The base image of arm64 holds the programs of this machine. Syft is real, from the
-index of Python packages; a script that reads a small database of its own stands for Grype.
+index of Python packages; a script that reads a small database of its own stands for Grype. Both pipelines
+call the same targets, so each fault is shown to one of them.
 """
 
 from __future__ import annotations
@@ -240,14 +241,14 @@ def test_gitlab_tests_with_a_real_postgresql(pipeline: Pipeline, postgresql: str
     assert "skipped" not in output
 
 
-@pytest.mark.parametrize("pipeline", ["github-none", "gitlab-none"], indirect=True)
+@pytest.mark.parametrize("pipeline", ["github-none"], indirect=True)
 def test_a_failing_test_ends_the_test_job(pipeline: Pipeline) -> None:
     (pipeline.service.path / "tests/test_red.py").write_text("def test_red():\n    assert 1 == 2\n")
     pipeline.commit()
     assert "1 failed" in pipeline.fails("test", PYTEST_ADDOPTS="--ignore=tests/server -k red")
 
 
-@pytest.mark.parametrize("pipeline", ["github-none", "gitlab-none"], indirect=True)
+@pytest.mark.parametrize("pipeline", ["gitlab-none"], indirect=True)
 def test_a_stale_lock_ends_the_check_job(pipeline: Pipeline) -> None:
     project = pipeline.service.path / "pyproject.toml"
     project.write_text(
@@ -268,12 +269,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("pipeline", ["github-none", "gitlab-none"], indirect=True)
+@pytest.mark.parametrize(
+    ("pipeline", "fault"),
+    [("github-none", "does not start"), ("gitlab-none", "does not stop")],
+    indirect=["pipeline"],
+)
 def test_an_image_that_does_not_start_or_stop_ends_the_build_job(
-    broken: tuple[str, str, str], pipeline: Pipeline
+    pipeline: Pipeline, fault: str
 ) -> None:
-    before, after, told = broken
+    before, after, told = BROKEN[fault]
     dockerfile = pipeline.service.path / "Dockerfile"
     assert before in dockerfile.read_text()
     dockerfile.write_text(dockerfile.read_text().replace(before, after))
@@ -283,7 +287,7 @@ def test_an_image_that_does_not_start_or_stop_ends_the_build_job(
     assert "sbom.spdx.json" not in output
 
 
-@pytest.mark.parametrize("pipeline", ["github-none", "gitlab-none"], indirect=True)
+@pytest.mark.parametrize("pipeline", ["github-none"], indirect=True)
 def test_a_critical_finding_ends_the_build_job_until_it_is_accepted(pipeline: Pipeline) -> None:
     planted = "pipeline-test-planted"
     assert "found ['CVE-3']" in pipeline.fails("build", GRYPE=planted)

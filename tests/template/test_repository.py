@@ -36,7 +36,9 @@ def test_an_action_has_one_version_in_all_workflows(bake: Bake) -> None:
         pin
         for folder in (ROOT, bake().path)
         for workflow in folder.glob(".github/workflows/*.yml")
-        for pin in re.findall(r"uses: (\S+)@([0-9a-f]{40}) # v[\d.]+\n", workflow.read_text("utf-8"))
+        for pin in re.findall(
+            r"uses: (\S+)@([0-9a-f]{40}) # v[\d.]+\n", workflow.read_text("utf-8")
+        )
     }
     assert len(dict(pins)) == len(pins) == 6
 
