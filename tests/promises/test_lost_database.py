@@ -11,22 +11,18 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from tests.conftest import Bake
-from tests.containers import Container, container, docker, require_docker, wait_until
+from tests.support.commands import wait_until
+from tests.support.containers import Build, Container, container, docker
 
 pytestmark = pytest.mark.docker
 
 PASSWORD = uuid.uuid4().hex
 
 
-@pytest.fixture(scope="module")
-def image(bake: Bake) -> Iterator[str]:
+@pytest.fixture
+def image(build: Build) -> str:
     """Build the image of a service with PostgreSQL."""
-    require_docker()
-    tag = f"template-test-lost-{uuid.uuid4().hex[:8]}"
-    docker("build", "--tag", tag, str(bake(database="postgresql").path))
-    yield tag
-    docker("rmi", "--force", tag, check=False)
+    return build(database="postgresql")
 
 
 @contextmanager
