@@ -205,7 +205,6 @@ def answers(url: str) -> bool:
         return False
 
 
-@contextmanager
 def remove(service: Service) -> None:
     """Leave nothing of a service in Docker."""
     down = "docker compose --profile dev down --volumes"
@@ -214,6 +213,7 @@ def remove(service: Service) -> None:
         subprocess.run(command.split(), cwd=service.path, env=environment)
 
 
+@contextmanager
 def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service]:
     """Yield a copy of a service, which tests may change; Docker keeps nothing of it afterwards."""
     require_docker()
