@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import cookiecutter
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter as generate
-from jinja2 import Environment
-from jinja2.ext import Extension
+from jinja2 import Environment, ext
 from slugify import slugify
 
 ROOT = Path(__file__).parent
@@ -96,7 +95,7 @@ class Rule(NamedTuple):
 TEXT = "visible characters, no blank at either end, no {{, {% or {#"
 SLUG = "2 to 50 of a-z, 0-9 and single hyphens, a letter first, no reserved name (app, con, ...)"
 PORTS, WORKERS = [*map(str, range(1024, 65536))], ["auto", *map(str, range(1, 65))]
-PYTHONS, DATABASES = CONFIG["python_version"], CONFIG["database"]
+PYTHONS, DATABASES, PIPELINES = CONFIG["python_version"], CONFIG["database"], CONFIG["ci"]
 RULES = {
     # FastAPI writes the name into the page at /docs without escaping it.
     "project_name": Rule(
@@ -110,6 +109,7 @@ RULES = {
     "port": Rule(PORTS.__contains__, "a number from 1024 to 65535", "8000"),
     "workers": Rule(WORKERS.__contains__, "a number from 1 to 64, or auto", "4"),
     "database": Rule(DATABASES.__contains__, f"one of {', '.join(DATABASES)}", DATABASES[0]),
+    "ci": Rule(PIPELINES.__contains__, f"one of {', '.join(PIPELINES)}", PIPELINES[0]),
     "create_venv": Rule(["True", "False"].__contains__, "true or false", "true"),
 }
 
@@ -161,7 +161,7 @@ def given() -> dict[str, Any]:
     return answers
 
 
-class Answers(Extension):
+class Answers(ext.Extension):
     """Give the template its filters; Cookiecutter makes one before it asks or renders anything."""
 
     def __init__(self, environment: Environment) -> None:
@@ -185,10 +185,11 @@ class Answers(Extension):
         """
         if source == FOLDER:
             return f"{CONFIG['__checked']}{source}"
-        return source if filename or source in OWN_TEXT else f"{{{{ {source!a} }}}}"
+        literal = source.replace("${{", "${{ '{{' }}")  # expressions of GitHub's workflows stay
+        return literal if filename or source in OWN_TEXT else f"{{{{ {source!a} }}}}"
 
 
-class Sealed(Extension):
+class Sealed(ext.Extension):
     """Do nothing. Jinja imports this for the `[]` at the end of `_extensions`.
 
     Cookiecutter compares lists as sets, which fails for a list in a list: so nobody can replace

@@ -13,13 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import measure, report
 from benchmarks.measure import HERE, Candidate, Cores, run
 from benchmarks.report import Sample
+
+T = TypeVar("T")
 
 OWN = ["guide", "ours", "bare", "raw"]
 
@@ -69,7 +73,7 @@ class Benchmark:
             flush=True,
         )
 
-    def turns(self, rounds: int, candidates: list[Candidate]) -> Iterator[tuple[int, Candidate]]:
+    def turns(self, rounds: int, candidates: list[T]) -> Iterator[tuple[int, T]]:
         """Yield rounds and candidates, another one first in each round."""
         for number in range(rounds):
             shift = number % len(candidates)
@@ -109,41 +113,55 @@ class Benchmark:
                 self.add("memory_loaded", candidate.name, number, measure.mebibytes(name))
 
     def endpoints(self) -> None:
-        """Ask each endpoint of one worker on one core, by number of connections and size of body too."""
+        """Ask each endpoint of one worker on one core.
+
+        All services run, and are asked in turns of some seconds: other work on the machine changes
+        within a minute.
+        """
+        with ExitStack() as stack:
+            running: list[tuple[Candidate, str, str]] = []
+            for candidate in self.candidates:
+                for variant, environment in {candidate.name: {}, **candidate.variants}.items():
+                    service = measure.container(candidate, self.cores.one, 1, environment)
+                    running.append((candidate, variant, stack.enter_context(service)[0]))
+            for case in dict.fromkeys(case for one in self.candidates for case in one.endpoints):
+                asked = [service for service in running if case in service[0].endpoints]
+                for number, (candidate, variant, name) in self.turns(self.size.rounds, asked):
+                    if number == 0:  # to warm up
+                        self.load(candidate, name, case)
+                    for metric, value in self.load(candidate, name, case).items():
+                        self.add(metric, variant, number, value, case)
+
+    def load(self, candidate: Candidate, name: str, case: str, **options: int) -> dict[str, float]:
+        """Ask an endpoint of the container `name`."""
+        endpoint = candidate.endpoints[case]
+        return measure.load(candidate, name, self.cores.load, endpoint, self.size.load, **options)
+
+    def sizes(self) -> None:
+        """Ask one worker on one core by number of connections and size of body."""
         for number, candidate in self.turns(self.size.rounds, self.candidates):
-            for variant, environment in {candidate.name: {}, **candidate.variants}.items():
-                with measure.container(candidate, self.cores.one, 1, environment) as (name, _):
-                    self.endpoints_of(number, candidate, variant, name)
-
-    def endpoints_of(self, number: int, candidate: Candidate, variant: str, name: str) -> None:
-        """Ask each endpoint of the container `name`."""
-
-        def load(endpoint: str, **options: int) -> dict[str, float]:
-            duration = self.size.load
-            return measure.load(candidate, name, self.cores.load, endpoint, duration, **options)
-
-        load(candidate.endpoints["read item"])  # to warm up
-        for case, endpoint in candidate.endpoints.items():
-            for metric, value in load(endpoint).items():
-                self.add(metric, variant, number, value, case)
-        if variant != candidate.name:
-            return
-        for size in self.size.bodies:
-            value = load(candidate.endpoints["create item"], size=size)["throughput"]
-            self.add("bodies", variant, number, value, f"{size // 1024:,} KiB")
-        # Last: what many connections leave behind would be measured with what follows.
-        for count in self.size.connections:
-            value = load(candidate.endpoints["read item"], connections=count)["throughput"]
-            self.add("connections", variant, number, value, str(count))
+            with measure.container(candidate, self.cores.one, 1) as (name, _):
+                self.load(candidate, name, "read item")  # to warm up
+                for size in self.size.bodies:
+                    value = self.load(candidate, name, "create item", size=size)["throughput"]
+                    self.add("bodies", candidate.name, number, value, f"{size // 1024:,} KiB")
+                # Last: what many connections leave behind would be measured with what follows.
+                for count in self.size.connections:
+                    value = self.load(candidate, name, "read item", connections=count)["throughput"]
+                    self.add("connections", candidate.name, number, value, str(count))
 
     def workers(self) -> None:
-        """Ask one, two and four workers on two cores."""
-        for number, candidate in self.turns(self.size.rounds, self.candidates):
-            for count in (1, 2, 4):
-                with measure.container(candidate, self.cores.two, count) as (name, _):
-                    read, duration = candidate.endpoints["read item"], self.size.load
-                    for _ in range(2):  # once to warm up
-                        found = measure.load(candidate, name, self.cores.load, read, duration)
+        """Ask one, two and four workers on two cores; all services run, and are asked in turns."""
+        with ExitStack() as stack:
+            running: list[tuple[Candidate, int, str]] = []
+            for candidate in self.candidates:
+                for count in (1, 2, 4):
+                    service = measure.container(candidate, self.cores.two, count)
+                    running.append((candidate, count, stack.enter_context(service)[0]))
+            for number, (candidate, count, name) in self.turns(self.size.rounds, running):
+                if number == 0:  # to warm up
+                    self.load(candidate, name, "read item")
+                found = self.load(candidate, name, "read item")
                 self.add("workers", candidate.name, number, found["throughput"], str(count))
 
     def database(self) -> None:
@@ -317,6 +335,7 @@ PARTS: dict[str, Callable[[Benchmark], None]] = {
     "images": Benchmark.images,
     "starts": Benchmark.starts,
     "endpoints": Benchmark.endpoints,
+    "sizes": Benchmark.sizes,
     "workers": Benchmark.workers,
     "database": Benchmark.database,
     "template": Benchmark.template,

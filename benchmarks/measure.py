@@ -285,7 +285,7 @@ def load(
 
     Returns requests a second, the server's CPU time for each in µs, and percentiles of the latency
     in ms. POST bodies have `size` bytes.
-    Raises `RuntimeError` if any request failed.
+    Raises `RuntimeError` if any request failed, or none was answered.
     """
     method, path = endpoint.split(" ", 1)
     begin = cpu_seconds(name)
@@ -297,7 +297,7 @@ def load(
         timeout=duration + 60,
     )
     result: dict[str, float] = json.loads(printed.splitlines()[-1])
-    if result.pop("errors"):
+    if result.pop("errors") or not result["requests"]:
         raise RuntimeError(f"{candidate.name}: requests failed\n{printed}")
     requests = result.pop("requests")
     cpu = (cpu_seconds(name) - begin) / requests * 1e6

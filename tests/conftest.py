@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from pytest_cookies.plugin import Cookies
 
-from tests.support.commands import free_port, lacking
-from tests.support.containers import Build, docker, require_docker
+from tests.support.commands import free_port, lacking, wait_until
+from tests.support.containers import Build, answers, docker, require_docker
 from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
 
@@ -117,3 +117,24 @@ def build(bake: Bake) -> Iterator[Build]:
     yield build
     for tag in built.values():
         docker("rmi", "--force", tag, check=False)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a registry on loopback and return its address."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        lacking("no docker-registry: apt install docker-registry")
+    address = f"127.0.0.1:{free_port()}"
+    folder = tmp_path_factory.mktemp("registry")
+    config = folder / "registry.yaml"
+    storage = f"{{filesystem: {{rootdirectory: {folder}/data}}}}"
+    config.write_text(f"version: 0.1\nstorage: {storage}\nhttp: {{addr: '{address}'}}\n")
+    with subprocess.Popen(
+        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            wait_until(lambda: answers(f"http://{address}/v2/"), 20)
+            yield address
+        finally:
+            server.terminate()

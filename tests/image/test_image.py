@@ -248,7 +248,7 @@ def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Bu
 
 FILES_IN_IMAGE = [
     name
-    for name in files({"database": "sqlite"})
+    for name in files({"database": "sqlite", "ci": "none"})
     if name.startswith(("app/", "server/")) and name.endswith(".py")
 ]
 

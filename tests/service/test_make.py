@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.commands import free_port, lacking, wait_until
+from tests.support.commands import wait_until
 from tests.support.containers import answers, docker, own_copy, require_docker
 from tests.support.services import Bake, Service
 
@@ -175,27 +175,6 @@ def test_a_value_that_compose_cannot_read_is_refused(service: Service) -> None:
             assert ".env: " in service.fails("make", "run")
         finally:
             (service.path / ".env").unlink()
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """Start a registry on loopback and return its address."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        lacking("no docker-registry: apt install docker-registry")
-    address = f"127.0.0.1:{free_port()}"
-    config = tmp_path / "registry.yaml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\nhttp: {{addr: '{address}'}}\n"
-    )
-    with subprocess.Popen(
-        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            wait_until(lambda: answers(f"http://{address}/v2/"), 20)
-            yield address
-        finally:
-            server.terminate()
 
 
 def test_push_and_pull_go_through_a_registry(

@@ -205,6 +205,14 @@ def answers(url: str) -> bool:
         return False
 
 
+def remove(service: Service) -> None:
+    """Leave nothing of a service in Docker."""
+    down = "docker compose --profile dev down --volumes"
+    environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
+    for command in down, "make rmi YES=1", "make prune YES=1":
+        subprocess.run(command.split(), cwd=service.path, env=environment)
+
+
 @contextmanager
 def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service]:
     """Yield a copy of a service, which tests may change; Docker keeps nothing of it afterwards."""
@@ -215,7 +223,4 @@ def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service
     try:
         yield service
     finally:
-        down = "docker compose --profile dev down --volumes"
-        environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
-        for command in down, "make rmi YES=1", "make prune YES=1":
-            subprocess.run(command.split(), cwd=service.path, env=environment)
+        remove(service)

@@ -23,12 +23,14 @@ COMBINATIONS = [
         "workers": "auto",
         "project_slug": "ab",
         "database": "postgresql",
+        "ci": "gitlab",
     },
     {
         "python_version": "3.13",
         "database": "none",
         "port": 65535,
         "workers": 64,
+        "ci": "none",
         "project_name": "Ünïcode 'n' \"quotes\"",
     },
     {
@@ -42,13 +44,14 @@ COMBINATIONS = [
         "python_version": "3.11",
         "port": 9000,
         "workers": 2,
+        "ci": "gitlab",
         "description": r"C:\new \u0041 $x #1 `y`",
     },
 ]
 
 
 FILES = """
-.dockerignore .env.example .gitattributes .gitignore Dockerfile Makefile README.md app/__init__.py
+.dockerignore .env.example .gitattributes .gitignore .grype.yaml .pre-commit-config.yaml AGENTS.md CLAUDE.md Dockerfile Makefile README.md app/__init__.py
 app/errors.py app/health.py app/items/__init__.py app/items/models.py app/items/routes.py
 app/logs.py app/main.py app/middleware.py app/settings.py compose.yaml pyproject.toml
 requirements-dev.txt requirements.txt scripts/make_venv.py server/README.md server/__init__.py
@@ -74,11 +77,22 @@ OF_ITS_KIND = {
     "postgresql": ["app/postgresql.py", "tests/test_postgresql.py"],
 }
 
+OF_A_PIPELINE = {
+    "github": [
+        ".github/dependabot.yml",
+        ".github/workflows/ci.yml",
+        ".github/workflows/upgrade.yml",
+    ],
+    "gitlab": [".gitlab-ci.yml", "renovate.json"],
+    "none": [],
+}
+
 
 def files(answers: Mapping[str, object]) -> list[str]:
     """List the files of a service with `answers`."""
     kind = str(answers["database"])
-    return sorted(FILES if kind == "none" else [*FILES, *OF_A_DATABASE, *OF_ITS_KIND[kind]])
+    of_a_database = [] if kind == "none" else [*OF_A_DATABASE, *OF_ITS_KIND[kind]]
+    return sorted([*FILES, *of_a_database, *OF_A_PIPELINE[str(answers["ci"])]])
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ RIGHT: dict[str, Strategy] = {
     "port": st.integers(1024, 65535) | st.integers(1024, 65535).map(str),
     "workers": st.integers(1, 64) | st.integers(1, 64).map(str) | st.just("auto"),
     "database": st.sampled_from(CONFIG["database"]),
+    "ci": st.sampled_from(CONFIG["ci"]),
     "create_venv": st.booleans(),
 }
 WRONG: dict[str, Strategy] = {
@@ -95,6 +96,7 @@ WRONG: dict[str, Strategy] = {
     "port": st.integers(max_value=1023) | st.sampled_from([65536, "auto", "80", *NO_NUMBERS]),
     "workers": st.integers(min_value=65) | st.sampled_from([0, -1, "65", *NO_NUMBERS]),
     "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite ", *ODD]),
+    "ci": st.sampled_from(["", "GitHub", "jenkins", "none ", *ODD]),
     "create_venv": st.sampled_from(["", "maybe", 2, 0, *ODD]),
 }
 
@@ -296,7 +298,7 @@ first, no reserved name (app, con, ...), such as my-service
 port: '99999999' is refused; it must be a number from 1024 to 65535, such as 8000
 'pyhton_version' is not a question; did you mean python_version?
 'colour' is not a question; the questions are project_name, project_slug, description, \
-python_version, port, workers, database, create_venv
+python_version, port, workers, database, ci, create_venv
 """
 
 
@@ -321,7 +323,7 @@ def test_cruft_refuses_in_the_same_words_without_a_traceback(world: World) -> No
 
 def test_typed_answers_are_refused_after_the_last_question(world: World) -> None:
     before = tree(world.root)
-    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\nn\n"
+    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\nn\n"
     status, printed = world.run("cookiecutter", str(world.template), typed=typed)
     _, _, refusal = printed.partition("[y/n] (y): ")
     assert [line.partition(":")[0] for line in refusal.splitlines()] == ["description", "port"]
@@ -502,6 +504,7 @@ def test_wrong_answers_leave_no_trace(world: World) -> None:
     by_cookiecutter = {
         "python_version",
         "database",
+        "ci",
         "create_venv",
     }  # one at a time, before it asks us
 

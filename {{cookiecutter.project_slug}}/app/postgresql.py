@@ -1,24 +1,23 @@
 """What PostgreSQL needs: its password, an end for each statement, errors without values."""
 
+import re
 import select
-from collections.abc import Callable
-from math import ceil
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
+import sqlalchemy as sa
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Engine, event, exc
 
 from app.settings import Settings
+from app.threads import seconds_left
 
 T = TypeVar("T")
 
 # As in .env.example.
 SAMPLE_PASSWORD = "change-me"  # noqa: S105
-# Seconds for the server to cancel a statement; then the connection is closed.
-CANCEL_TIMEOUT = 0.4
 
 
 def find_password(settings: Settings, url: URL) -> str:
@@ -35,64 +34,37 @@ def find_password(settings: Settings, url: URL) -> str:
     return secret
 
 
-def set_up_postgresql(
-    engine: Engine, settings: Settings, seconds_left: Callable[[], float]
-) -> None:
-    """Make each connection of `engine` end what it does when `seconds_left()` says so."""
-
-    class LimitedCursor(psycopg.Cursor[Any]):
-        def execute(self, *args: Any, **options: Any) -> Self:
-            if seconds_left() <= 0:
-                raise psycopg.OperationalError("too slow")
-            return super().execute(*args, **options)
-
-    class LimitedConnection(psycopg.Connection[Any]):
-        def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-            try:
-                return super().wait(_limited(gen, seconds_left), interval, timeout)
-            except _TooLateError:
-                pass
-            # Without this the server would go on, and keep its locks.
-            end = monotonic() + CANCEL_TIMEOUT
-            try:
-                self.cancel_safe(timeout=CANCEL_TIMEOUT)
-                return super().wait(_limited(gen, lambda: end - monotonic()), interval, timeout)
-            except (_TooLateError, psycopg.errors.CancellationTimeout):
-                self.close()
-                raise psycopg.OperationalError("the server does not answer") from None
-
-    def connect(*args: Any) -> psycopg.Connection[Any]:
-        arguments, options = args[2:]
-        left = min(seconds_left(), settings.database_timeout)
-        options |= {"connect_timeout": max(2, ceil(left)), "cursor_factory": LimitedCursor}
-        if not settings.database_prepare:
-            options["prepare_threshold"] = None
-        return LimitedConnection.connect(*arguments, **options)
-
-    event.listen(engine, "do_connect", connect)
+def create_postgresql_engine(url: URL, settings: Settings, **options: Any) -> Engine:
+    """Create an engine for PostgreSQL."""
+    url = url.set(drivername="postgresql+psycopg")
+    if password := find_password(settings, url):
+        url = url.set(password=password)
+    arguments: dict[str, Any] = {"connect_timeout": max(2, settings.database_timeout)}
+    if not settings.database_prepare:
+        arguments["prepare_threshold"] = None
+    engine = sa.create_engine(url, connect_args=arguments, **options)
+    event.listen(engine, "do_connect", lambda _, __, args, kw: Connection.connect(*args, **kw))
     event.listen(engine, "checkout", _replace_if_closed)
     event.listen(engine, "handle_error", _hide_values)
+    return engine
 
 
-class _TooLateError(Exception):
-    """There is no time left to wait."""
+class Connection(psycopg.Connection[Any]):
+    """A connection that waits for the server no longer than its thread's call may take."""
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for the server; ask it to cancel a statement that takes too long, and close."""
+        try:
+            return super().wait(gen, interval, max(0, seconds_left()))
+        except psycopg.OperationalError:
+            if seconds_left() <= 0:
+                with suppress(psycopg.Error):  # without this the server would keep its locks
+                    self.cancel_safe(timeout=0.4)
+                self.close()
+            raise
 
 
-def _limited(gen: PQGen[T], seconds_left: Callable[[], float]) -> PQGen[T]:
-    """Do what `gen` does, and raise `_TooLateError` when it waits for too long."""
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and seconds_left() <= 0:
-                raise _TooLateError
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
-def _replace_if_closed(connection: psycopg.Connection[Any], *_: object) -> None:
+def _replace_if_closed(connection: Connection, *_: object) -> None:
     """Replace a connection that the server has closed; a query to find out would take longer."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -101,10 +73,11 @@ def _replace_if_closed(connection: psycopg.Connection[Any], *_: object) -> None:
 
 
 def _hide_values(context: Any) -> None:
-    """Take out of an error what PostgreSQL tells of rows: values may be secret."""
+    """Keep an error's first line, and no quotation in it if it is about a value: it may be secret."""
     cause, error = context.original_exception, context.sqlalchemy_exception
-    if isinstance(cause, psycopg.Error) and error is not None:
-        for values in cause.diag.message_detail, cause.diag.context:
-            if values:
-                cause.args = tuple(str(text).replace(values, "(hidden)") for text in cause.args)
-                error.args = tuple(str(text).replace(values, "(hidden)") for text in error.args)
+    if isinstance(cause, psycopg.Error) and (message := cause.diag.message_primary):
+        if str(cause.sqlstate).startswith("22"):
+            message = re.sub('".*"', "(hidden)", message, flags=re.DOTALL)
+        if error is not None:
+            error.args = (str(error.args[0]).replace(str(cause), message),)
+        cause.args = (message,)
