@@ -357,10 +357,11 @@ def plain_template(template: Path, folder: Path) -> Path:
     What Cookiecutter itself takes: no hook, no extension, no filter.
     """
     # Without the hook, nothing drops what the default answers do not want.
-    left_behind = shutil.ignore_patterns("hooks", "stateless", "*postgresql.py", "*.py[co]")
+    unselected = "stateless", "*postgresql.py", ".gitlab-ci.yml", "renovate.json"
+    left_behind = shutil.ignore_patterns("hooks", "*.py[co]", *unselected)
     shutil.copytree(template, folder, ignore=left_behind)
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace("${{", "${{ '{{' }}")
         path.write_text(re.sub(r"({{ *cookiecutter\.\w+)[^}]*}}", r"\1 }}", text), encoding="utf-8")
     questions = folder / "cookiecutter.json"
     answers = json.loads(questions.read_text(encoding="utf-8"))

@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.defects import ROOT, SERVICE, copy_of_repository
+from scripts.defects import SERVICE, copy_of_repository
 
-# Tests of a file come first, so that most of its mutants end after seconds.
+# Files, and the tests that should notice a change in them.
 GROUPS = {
     "extension": {
         "local_extensions.py": "tests/template/test_answers.py tests/template/test_hook.py",
@@ -32,8 +32,17 @@ GROUPS = {
         f"{SERVICE}/scripts/make_venv.py": "tests/template/test_venv.py",
     },
     "server": {
-        f"{SERVICE}/server/{path.name}": "tests/server tests/test_settings.py"
-        for path in sorted((ROOT / SERVICE / "server").glob("[!_]*.py"))
+        f"{SERVICE}/server/{name}.py": tests
+        for name, tests in {
+            "cpus": "tests/server/test_cpus.py",
+            "gunicorn_conf": "tests/server/test_startup.py tests/server/test_shutdown.py",
+            "limits": "tests/server/test_limits.py",
+            "probe": "tests/server/test_probe.py",
+            "settings": "tests/test_settings.py tests/server",
+            "shutdown": "tests/server/test_shutdown.py",
+            "startup": "tests/server/test_startup.py",
+            "worker": "tests/server/test_shutdown.py tests/server/test_startup.py",
+        }.items()
     },
 }
 # One replacement for each operator: the others only take longer. `|` stands in annotations, which nothing runs.
@@ -101,7 +110,7 @@ def draw(session: Path, sample: int) -> None:
 
 def score(file: str, tests: str, sample: int) -> Score:
     """Try the mutants of `file` with `tests`."""
-    inside = SERVICE if file.startswith(SERVICE) and tests.startswith("tests/server") else ""
+    inside = SERVICE if "/server/" in file else ""
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_repository(Path(folder))
         (copy / "cosmic.toml").write_text(config(file, tests, inside), encoding="utf-8")

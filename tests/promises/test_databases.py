@@ -13,7 +13,9 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -98,11 +100,13 @@ def test_sqlite_needs_no_temporary_folder(build: Build) -> None:
 
 
 @contextmanager
-def serving(kind: str, image: str, workers: int) -> Iterator[tuple[Container, Container | None]]:
+def serving(
+    kind: str, image: str, workers: int, *more: str
+) -> Iterator[tuple[Container, Container | None]]:
     """Run a service with its database; yield both, and see that nothing in its log is odd."""
     with (
         database(kind, image) as (options, server),
-        container(image, *options, f"--env=WORKERS={workers}") as started,
+        container(image, *options, f"--env=WORKERS={workers}", *more) as started,
     ):
         started.wait_healthy()
         yield started, server
@@ -266,6 +270,44 @@ def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
         assert started.worker_pids() == workers
         assert started.health == "healthy"
         assert started.inspect("{{.RestartCount}}") == "0"
+
+
+@pytest.mark.parametrize(
+    ("lose", "back"),
+    [("kill", "start"), ("pause", "unpause"), ("network disconnect", "network connect")],
+    ids=["refused", "frozen", "vanished"],
+)
+def test_a_thousand_requests_without_the_server_are_503_and_leave_nothing(
+    lose: str, back: str, build: Build
+) -> None:
+    """The packets of a server that has left the network are dropped."""
+    image = build(database="postgresql")
+    with serving("postgresql", image, 1, "--env=DATABASE_TIMEOUT=1") as (started, server):
+        assert server
+        networks = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}"
+        place = [server.inspect(networks)] if lose.startswith("network") else []
+
+        def threads() -> int:
+            return sum(map(int, docker("top", started.name, "-eo", "pid,nlwp").split()[3::2]))
+
+        def ask(number: int) -> int:
+            if number % 4:
+                return client.get("/items/").status_code
+            return client.post("/items/", json=LAMP).status_code
+
+        with (
+            httpx2.Client(base_url=started.url, timeout=20) as client,
+            ThreadPoolExecutor(50) as clients,
+        ):
+            wait_until(lambda: set(clients.map(ask, range(100))) == {200, 201}, 30)
+            before = threads()
+            docker(*lose.split(), *place, server.name)
+            assert Counter(clients.map(ask, range(1000))) == {503: 1000}
+            docker(*back.split(), *place, server.name)
+            wait_until(lambda: set(clients.map(ask, range(100))) == {200, 201}, 30)
+        assert threads() == before
+        errors = [line["message"] for line in started.log() if line["level"] != "INFO"]
+        assert {message.partition(":")[0] for message in errors} == {"database_unavailable"}
 
 
 # PostgreSQL ---------------------------------------------------------------------------------------

@@ -183,6 +183,8 @@ def test_every_question_has_a_rule_and_the_check_comes_last() -> None:
     assert [*CONFIG][-1] == "__checked"
     for question, rule in RULES.items():
         assert rule.accepts(rule.example.title() if question == "create_venv" else rule.example)
+        if isinstance(CONFIG[question], list):
+            assert rule.example == CONFIG[question][0]
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -102,6 +102,23 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.set_progress_handler(lambda: seconds_left() <= 0, 10_000)
 
 
+def _sqlite_code(error: exc.OperationalError) -> int:
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction, as soon as no other process writes to SQLite."""
+    while True:
+        try:
+            connection.exec_driver_sql(BEGIN[connection.dialect.name])
+        except exc.OperationalError as error:
+            # SQLite itself would ask ten times a second, and other processes would be quicker.
+            if _sqlite_code(error) != sqlite3.SQLITE_BUSY or seconds_left() <= 0:
+                raise
+        else:
+            return
+
+
 class Database:
     """Call plain functions of a SQLAlchemy `Connection` in threads, one for each pooled connection.
 
@@ -112,14 +129,15 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         size = settings.database_pool_size
         self._timeout = settings.database_timeout
-        # Each statement is its own transaction, unless `write` begins one. One connection is for
-        # `ping`, and one more for the writers of SQLite.
-        self._engine = create_engine(
-            settings, isolation_level="AUTOCOMMIT", pool_size=size + 2, max_overflow=0
-        )
+        # Each statement is its own transaction, unless `write` begins one. One connection is for `ping`.
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "max_overflow": 0}
+        self._engine = create_engine(settings, pool_size=size + 1, **options)
+        self._write_engine = self._engine
         self._readers = self._writers = Threads(size, "database")
         if self._engine.dialect.name == "sqlite":
             # SQLite has one writer at a time. They take turns; racing for its lock, some would starve.
+            options["connect_args"] = {"timeout": 0.02}
+            self._write_engine = create_engine(settings, pool_size=1, **options)
             self._writers = Threads(1, "database-writer")
         self._pinger = Threads(1, "database-ping")
 
@@ -139,6 +157,7 @@ class Database:
             for threads in database._readers, database._writers, database._pinger:
                 threads.close()
             database._engine.dispose()
+            database._write_engine.dispose()
 
     async def read(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -148,7 +167,7 @@ class Database:
         def read(connection: Connection) -> T:
             return function(connection, *args, **kwargs)
 
-        return await self._call(self._readers, self._timeout, read)
+        return await self._call(self._engine, self._readers, self._timeout, read)
 
     async def write(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -160,28 +179,32 @@ class Database:
 
         def write(connection: Connection) -> T:
             with connection.begin():
-                connection.exec_driver_sql(BEGIN[connection.dialect.name])
+                _begin(connection)
                 result = function(connection, *args, **kwargs)
                 if seconds_left() <= 0:
                     raise DatabaseUnavailable("too slow")
                 return result
 
-        return await self._call(self._writers, self._timeout, write)
+        return await self._call(self._write_engine, self._writers, self._timeout, write)
 
     async def ping(self) -> None:
         """Return within a second, however many calls are waiting, if the database answers."""
-        await self._call(self._pinger, PING_TIMEOUT, lambda connection: connection.scalar(VERSION))
+
+        def ping(connection: Connection) -> None:
+            connection.scalar(VERSION)
+
+        await self._call(self._engine, self._pinger, PING_TIMEOUT, ping)
 
     async def _call(
-        self, threads: Threads, seconds: float, function: Callable[[Connection], T]
+        self, engine: Engine, threads: Threads, seconds: float, function: Callable[[Connection], T]
     ) -> T:
         def call() -> T:
             try:
-                with self._engine.connect() as connection:
+                with engine.connect() as connection:
                     return function(connection)
             except exc.OperationalError as error:
                 # SQLite reports mistakes in SQL like this, too.
-                if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
+                if _sqlite_code(error) == sqlite3.SQLITE_ERROR:
                     raise
                 raise DatabaseUnavailable(str(error.orig)) from None
 
