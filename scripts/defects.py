@@ -69,7 +69,7 @@ DEFECTS = [
         f"{SERVICE}/Dockerfile",
         "{{ cookiecutter.port }}",
         "8000",
-        "tests/service/test_service.py -k stand_in_one_place",
+        "tests/service/test_service.py -k are_in_one_place",
     ),
     Defect(
         "the service's folder writable by everybody",

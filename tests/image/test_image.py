@@ -203,7 +203,7 @@ def test_buildah_builds_the_same_from_the_same_folder(bake: Bake, tmp_path: Path
         ("echo 'import missing_package' >>app/errors.py", "No module named 'missing_package'"),
     ],
 )
-def test_what_cannot_start_is_not_built(
+def test_a_service_that_cannot_be_imported_is_not_built(
     change: str, reason: str, bake: Bake, tmp_path: Path
 ) -> None:
     require_docker()

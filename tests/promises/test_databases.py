@@ -160,7 +160,7 @@ def kill_busiest(workers: set[str]) -> None:
         ("postgresql", "server"),
     ],
 )
-def test_what_was_acknowledged_survives_a_kill(kind: str, victim: str, build: Build) -> None:
+def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build) -> None:
     async def load(client: Client, over: asyncio.Event) -> None:
         while not over.is_set():
             await client.step()
@@ -313,7 +313,7 @@ def test_a_thousand_requests_without_the_server_are_503_and_leave_nothing(
 # PostgreSQL ---------------------------------------------------------------------------------------
 
 
-def test_the_sample_password_is_refused_where_nobody_develops(build: Build) -> None:
+def test_the_sample_password_is_refused_outside_of_development(build: Build) -> None:
     image = build(database="postgresql")
     url = "--env=DATABASE_URL=postgresql://app{}@database/app"
     sample = "--env=DATABASE_PASSWORD=change-me"

@@ -434,7 +434,7 @@ def test_9_auto_follows_the_affinity(image: str) -> None:
 # 10 -----------------------------------------------------------------------------------------------
 
 
-def test_10_half_open_connections_hurt_nobody_and_are_dropped(image: str) -> None:
+def test_10_half_open_connections_are_dropped_and_delay_no_other_client(image: str) -> None:
     async def scenario(host: str) -> tuple[Result, Result, int]:
         alone = await steadily(host, 8000, ITEMS, 100, 500)
         begun = [b"", b"GET / HT", POST + b"{"]
@@ -588,7 +588,7 @@ def test_14_every_answer_has_the_security_headers(image: str) -> None:
             assert "server" not in headers
 
 
-def test_14_other_methods_are_refused_with_what_is_allowed(image: str) -> None:
+def test_14_a_405_lists_the_allowed_methods(image: str) -> None:
     with running(image) as started:
         for path, allowed in (
             ("/", "GET, HEAD"),

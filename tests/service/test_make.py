@@ -87,7 +87,7 @@ def test_build_run_stop_start_logs_rm(service: Service) -> None:
     assert "make-test_data" in table(service, "volumes")
 
 
-def test_a_second_run_takes_what_has_changed(service: Service) -> None:
+def test_a_second_run_applies_changed_settings(service: Service) -> None:
     service.run("make", "build", "run")
     try:
         (service.path / ".env").write_text("WORKERS=1\nDOCS=false\nDRAIN=20\n")
@@ -255,7 +255,7 @@ def test_its_own_tests_pass_after_make_venv(service: Service) -> None:
     service.run("make", "check")
 
 
-def test_what_is_built_on_its_image_is_not_its_own(service: Service, tmp_path: Path) -> None:
+def test_images_built_on_this_one_are_not_removed(service: Service, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM make-test\nENV MINE=1\n")
     service.run("make", "build", "run")
     try:

@@ -66,13 +66,13 @@ def test_every_file_parses_and_gives_back_the_answers(service: Service) -> None:
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "none"])
-def test_what_compose_starts_together_is_built_once(database: str, bake: Bake) -> None:
+def test_compose_builds_the_image_once(database: str, bake: Bake) -> None:
     compose = yaml.safe_load(bake(database=database).read("compose.yaml"))
     services = {k: v for k, v in compose["services"].items() if "profiles" not in v}
     assert [name for name, service in services.items() if "build" in service] == ["app"]
 
 
-def test_python_version_port_and_workers_stand_in_one_place(bake: Bake) -> None:
+def test_python_version_port_and_workers_are_in_one_place(bake: Bake) -> None:
     service = bake(python_version="3.13", port=29467, workers=37)
     for answer, others in {
         "=3.13": [],
@@ -216,7 +216,7 @@ def test_health_check_and_stop_allow_for_the_server_s_own_limits(bake: Bake) -> 
 
 
 @pytest.mark.parametrize("database", CONFIG["database"])
-def test_whatever_compose_runs_read_only_can_write_to_tmp(database: str, bake: Bake) -> None:
+def test_every_read_only_container_of_compose_can_write_to_tmp(database: str, bake: Bake) -> None:
     services = yaml.safe_load(bake(database=database).read("compose.yaml"))["services"]
     hardened = [each for each in services.values() if each.get("read_only")]
     assert services["app"] in hardened

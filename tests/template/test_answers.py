@@ -171,7 +171,7 @@ def test_a_short_name_made_from_any_text_is_valid(text: str) -> None:
         ("my-service-2", "my-service-2"),
     ],
 )
-def test_short_names_are_what_people_expect(name: str, expected: str) -> None:
+def test_short_names_are_made_from_names(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 

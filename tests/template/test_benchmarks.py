@@ -19,7 +19,7 @@ def samples(metric: str, **values: list[float]) -> list[Sample]:
     ]
 
 
-def test_a_spread_is_the_median_and_what_is_least_and_greatest() -> None:
+def test_a_spread_is_the_median_the_least_and_the_greatest() -> None:
     spread = Spread.of([3, 1, 2, 20])
     assert spread == Spread(2.5, 1, 20)
     assert str(spread) == "2.50 (1.00-20.0)"
@@ -67,7 +67,7 @@ def test_a_goal_holds_where_it_holds_in_every_round(ours: list[float], verdict: 
     assert goal.verdict(checked[1]) == verdict
 
 
-def test_what_is_published_can_be_read_again() -> None:
+def test_published_results_can_be_read_again() -> None:
     published = json.loads((measure.HERE / "results" / "results.json").read_text(encoding="utf-8"))
     found = Results(Sample(**sample) for sample in published["samples"])
     table = (measure.HERE / "results" / "results.md").read_text(encoding="utf-8")

@@ -100,7 +100,7 @@ def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
     assert not any((service.path / overlay).exists() for overlay in hook.OVERLAYS)
 
 
-def test_the_list_comes_from_the_template_whatever_the_answers_hold(tmp_path: Path) -> None:
+def test_the_hook_ignores_a_list_of_features_in_the_answers(tmp_path: Path) -> None:
     """A replay file may hold any `_features`."""
     (tmp_path / "kept.txt").touch()
     folder = project(tmp_path, "app/main.py")
@@ -154,7 +154,7 @@ def test_run_by_mistake_in_the_repository_it_removes_nothing(tmp_path: Path) -> 
     assert copy.exists()
 
 
-def test_it_needs_only_what_every_platform_and_python_3_10_have() -> None:
+def test_the_hook_runs_on_every_platform_and_python_3_10() -> None:
     tree = ast.parse(SOURCE, feature_version=(3, 10))
     imports = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     imports |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
@@ -280,7 +280,7 @@ def test_an_existing_venv_is_left_alone(tmp_path: Path) -> None:
     ("context", "inside", "expected"),
     [({"_commit": "abc"}, True, True), ({"_commit": "abc"}, False, False), ({}, True, False)],
 )
-def test_only_what_cruft_renders_in_the_temporary_folder_is_an_update(
+def test_only_a_cruft_render_in_the_temporary_folder_is_an_update(
     context: dict[str, str],
     inside: bool,
     expected: bool,
@@ -293,7 +293,7 @@ def test_only_what_cruft_renders_in_the_temporary_folder_is_an_update(
     assert hook.is_update(context, folder) is expected
 
 
-def test_a_reader_that_has_gone_costs_nobody_the_project(tmp_path: Path) -> None:
+def test_a_closed_output_does_not_fail_the_hook(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     run(project(tmp_path), stdout=writing)

@@ -32,7 +32,7 @@ def in_place(*command: str) -> None:
     run(sys.executable, *command, cwd=TEMPLATE, env=clean_environment())
 
 
-def test_a_tag_is_a_whole_line_that_opens_or_closes_and_never_nests() -> None:
+def test_a_tag_fills_a_line_and_is_never_nested() -> None:
     for source in sources():
         depth = 0
         for number, line in enumerate(source.read_text("utf-8").splitlines(), 1):
@@ -74,7 +74,7 @@ def test_the_features_paths_exist_once() -> None:
             assert (TEMPLATE / path).exists(), path
 
 
-def test_what_takes_the_place_of_others_has_others_to_take_the_place_of() -> None:
+def test_every_file_of_an_overlay_replaces_a_file() -> None:
     for folder in post_gen_project.OVERLAYS:
         for path in sources():
             if path.is_relative_to(TEMPLATE / folder):
@@ -108,7 +108,7 @@ DEV = TEMPLATE / "requirements-dev.txt"
 TESTS = ROOT / "tests" / "requirements.txt"
 
 
-def test_the_locks_fit_what_pyproject_asks_for() -> None:
+def test_the_locks_fit_the_ranges_of_pyproject() -> None:
     service = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))
     template = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     for lock, requirements in (

@@ -201,7 +201,7 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Tea
     assert "/orders/" in team.run(sys.executable, "-c", main, folder="my-service")
 
 
-def test_where_both_changed_the_same_lines_both_versions_stand(team: Team) -> None:
+def test_a_conflict_shows_both_versions(team: Team) -> None:
     service = team.create()
     team.commit()
     change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])

@@ -239,7 +239,7 @@ with_each_tool = pytest.mark.parametrize("machine", ["uv", "pip"], indirect=True
 
 
 @with_each_tool
-def test_it_makes_a_venv_and_says_what_it_does(machine: Machine) -> None:
+def test_the_script_makes_a_venv_and_prints_each_step(machine: Machine) -> None:
     tool = "uv" if "uv" in {path.name for path in machine.programs.iterdir()} else "pip"
     assert machine.makes_venv().splitlines() == [
         f"Making .venv with Python 3.{THIS} ...",
@@ -333,7 +333,7 @@ def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machi
 
 @pytest.mark.slow
 @with_each_tool
-def test_a_package_that_is_not_what_was_locked(machine: Machine) -> None:
+def test_a_package_with_another_hash_is_refused(machine: Machine) -> None:
     write_service(machine.folder, digest="0" * 64)
     assert re.search("(?i)hash", machine.says_why_not())
 
@@ -377,7 +377,7 @@ def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_nobody_may_write(machine: Machine) -> None:
+def test_a_read_only_folder_is_one_clear_line(machine: Machine) -> None:
     rights = [
         str(shutil.which("setpriv")),
         "--bounding-set=-dac_override,-dac_read_search",
@@ -429,9 +429,7 @@ def test_the_hook_makes_the_venv_and_make_brings_it_up_to_date(
     machine.makes_venv()
 
 
-def test_what_goes_wrong_with_the_venv_costs_nobody_the_project(
-    machine: Machine, small_template: Path
-) -> None:
+def test_a_failed_venv_leaves_the_project_complete(machine: Machine, small_template: Path) -> None:
     machine.use_index("http://127.0.0.1:9/simple/")
     printed = generate(small_template, machine.tmp_path, machine.env, f"python_version=3.{THIS}")
     assert printed.count("No .venv: ") == 1

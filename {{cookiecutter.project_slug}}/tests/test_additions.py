@@ -271,8 +271,6 @@ def test_mounted_files_and_applications_answer(
         assert client.post("/static/style.css").status_code == 405
 
 
-def test_what_is_added_after_the_service_was_made_is_in_its_documentation(
-    owner: Owner, settings: Settings
-) -> None:
+def test_routes_that_are_added_later_are_documented(owner: Owner, settings: Settings) -> None:
     with serve(settings, owner.router_with_lifespan, owner.endpoints) as client:
         assert {"/warehouse/", "/user"} <= client.get("/openapi.json").json()["paths"].keys()

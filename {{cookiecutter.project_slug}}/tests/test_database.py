@@ -272,7 +272,7 @@ def locked(settings: Settings) -> Iterator[None]:
     engine.dispose()
 
 
-def test_what_the_database_does_not_do_in_time_is_answered_503(
+def test_a_late_call_of_the_database_is_answered_with_503(
     client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     hasty = settings.model_copy(update={"database_timeout": 1})
@@ -355,7 +355,7 @@ def test_no_error_and_no_log_tells_a_value(
 # {% if cookiecutter.database == "sqlite" %}
 
 
-def test_sqlite_checks_foreign_keys_and_keeps_what_it_acknowledged(settings: Settings) -> None:
+def test_sqlite_checks_foreign_keys_and_keeps_acknowledged_writes(settings: Settings) -> None:
     names = ("foreign_keys", "journal_mode", "synchronous", "temp_store")
 
     def pragmas(connection: Connection) -> list[object]:

@@ -313,7 +313,7 @@ else:
 
 
 @pytest.mark.parametrize("arguments", [[], ["thread"]])
-def test_what_ends_the_process_or_a_thread_is_one_line_that_names_the_cause(
+def test_an_error_that_ends_a_process_or_thread_is_one_line(
     arguments: list[str],
 ) -> None:
     process = run("-c", END, *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

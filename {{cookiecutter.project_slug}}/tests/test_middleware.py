@@ -49,7 +49,7 @@ def test_every_answer_has_an_id_and_safe_headers(client: TestClient) -> None:
         {"etag": '"1"'},
     ],
 )
-def test_a_header_that_an_endpoint_sets_is_what_the_client_gets(
+def test_a_header_of_an_endpoint_replaces_the_default(
     headers: dict[str, str], client: TestClient
 ) -> None:
     app_of(client).get("/own")(lambda: Response(headers=headers))
@@ -222,7 +222,7 @@ def test_a_strange_length_does_not_switch_the_limit_off(
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/livez"), ("POST", "/nowhere"), ("PUT", "/")]
 )
-def test_a_body_that_nobody_reads_is_refused_in_the_same_format(
+def test_an_unread_body_is_refused_in_the_same_format(
     method: str, path: str, settings: Settings
 ) -> None:
     with limited(settings, 30) as client:

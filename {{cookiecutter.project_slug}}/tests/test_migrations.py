@@ -221,7 +221,7 @@ def sqlite(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("sqlite")
-def test_what_belongs_to_a_table_survives_its_copy(owner: Owner, engine: Engine) -> None:
+def test_triggers_and_indexes_survive_the_copy_of_a_table(owner: Owner, engine: Engine) -> None:
     drops = "for what in 'VIEW names', 'TRIGGER log', 'TABLE logs':\n    op.execute('DROP ' + what)"
     owner.write(
         """
@@ -279,7 +279,7 @@ def test_what_belongs_to_a_table_survives_its_copy(owner: Owner, engine: Engine)
     ],
     ids=["collate", "check", "view", "foreign key"],
 )
-def test_what_would_be_lost_is_refused(
+def test_a_migration_that_would_lose_something_is_refused(
     before: str, after: str, reason: str, owner: Owner, engine: Engine
 ) -> None:
     drops = "for what in 'VIEW IF EXISTS made_view', 'TABLE made':\n    op.execute('DROP ' + what)"

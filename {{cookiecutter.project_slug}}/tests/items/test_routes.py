@@ -18,7 +18,7 @@ def create(client: TestClient, **item: object) -> int:
     return int(answer.json()["item"]["item_id"])
 
 
-def test_what_is_created_can_be_read_where_it_says(client: TestClient) -> None:
+def test_a_created_item_can_be_read_at_its_location(client: TestClient) -> None:
     answer = client.post("/items/", json={"name": "Lamp", "price": 12.5})
     assert answer.status_code == 201
     assert answer.json()["message"] == "Item created successfully"
@@ -80,7 +80,7 @@ def test_a_bad_id_is_refused(item_id: str, client: TestClient) -> None:
     assert client.get(f"/items/{item_id}").status_code == 422
 
 
-def test_what_is_not_there_is_not_found(client: TestClient) -> None:
+def test_a_missing_item_is_not_found(client: TestClient) -> None:
     item_id = create(client)
     assert client.delete(f"/items/{item_id}").status_code == 204
     for answer in (

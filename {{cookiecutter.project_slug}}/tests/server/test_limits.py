@@ -140,7 +140,7 @@ def test_a_connection_is_kept_after_an_answer_that_came_before_the_body(server: 
 
 
 @pytest.mark.slow
-def test_a_body_that_nobody_reads_is_not_read_without_end(server: Process) -> None:
+def test_an_unread_body_is_not_read_without_end(server: Process) -> None:
     head = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
     assert dropped(server, head, b"x" * 100)
 
@@ -179,7 +179,7 @@ def test_the_number_of_headers_is_limited(server: Process) -> None:
         POST.replace(b"echo", b"early") + CHUNKED + b"\r\n2\r\nab\r\n0\r\n" + b"a: b\r\n" * 200,
     ],
 )
-def test_a_head_and_a_trailer_are_limited_whatever_was_answered(
+def test_a_head_and_a_trailer_are_limited_even_after_an_answer(
     endless: bytes, server: Process
 ) -> None:
     before = resident(server)

@@ -91,7 +91,7 @@ def test_a_start_may_take_longer_than_a_worker_may_be_blocked() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["kill", "recycle", "reload"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_replaced_worker_waits_for_what_it_needs(way: str, workers: int, tmp_path: Path) -> None:
+def test_a_replaced_worker_waits_for_its_dependency(way: str, workers: int, tmp_path: Path) -> None:
     """The warehouse goes away; workers are replaced; it comes back."""
     warehouse = tmp_path / "warehouse"
     warehouse.touch()
@@ -120,7 +120,7 @@ def test_a_replaced_worker_waits_for_what_it_needs(way: str, workers: int, tmp_p
 
 
 @pytest.mark.slow
-def test_a_replaced_worker_answers_while_it_waits_for_what_is_silent(tmp_path: Path) -> None:
+def test_a_replaced_worker_answers_while_its_dependency_is_silent(tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse"
     warehouse.touch()
     start = f"Path({str(warehouse)!r}).exists() or await asyncio.sleep(5); available({str(warehouse)!r})"
@@ -176,7 +176,7 @@ def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -
 
 
 @pytest.mark.slow
-def test_every_line_is_json_whatever_signal_arrives() -> None:
+def test_every_line_is_json_after_any_signal() -> None:
     with serving(WORKERS="2") as server:
         for name in "USR1", "USR2", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
             server.popen.send_signal(signal.Signals[f"SIG{name}"])

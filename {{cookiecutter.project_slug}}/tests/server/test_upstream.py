@@ -54,7 +54,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__qualname__)
-def test_what_the_server_relies_on_has_not_changed(source: object) -> None:
+def test_the_undocumented_members_have_not_changed(source: object) -> None:
     modules, expected = SOURCES[source]
     found = hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:16]  # type: ignore[arg-type]
     assert found == expected, f"read server/{modules} again beside the new source"
