@@ -125,7 +125,7 @@ DEFECTS = [
         f"{SERVICE}/pyproject.toml",
         'requires-python = ">=3.11"',
         'requires-python = ">=3.11" # {% if cookiecutter.create_venv %} # {% endif %}',
-        "tests/template/test_template.py -k whole_line",
+        "tests/template/test_template.py -k fills_a_line",
     ),
     Defect(
         "line ends as in the check-out",
@@ -146,7 +146,7 @@ DEFECTS = [
         f"{SERVICE}/Makefile",
         """awk 'NR == 1 || $$1 ~ "(^|/)$(NAME)$$"'""",
         "cat",
-        "-m docker tests/service/test_make.py -k is_built_on_its_image",
+        "-m docker tests/service/test_make.py -k built_on_this_one",
     ),
     Defect(
         "extensions that a caller can replace",
