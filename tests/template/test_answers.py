@@ -168,6 +168,7 @@ def test_a_short_name_made_from_any_text_is_valid(text: str) -> None:
         ("Con", "con-service"),
         ("x", "x-service"),
         ("x" * 49 + " y", "x" * 49),
+        ("x" * 60, "x" * 50),
         ("my-service-2", "my-service-2"),
     ],
 )
@@ -213,6 +214,16 @@ def test_numbers_at_the_limits(question: str, lowest: int, highest: int) -> None
         n for n in (lowest - 1, lowest, highest, highest + 1) if find_problem(question, str(n))
     ]
     assert wrong == [lowest - 1, highest + 1]
+
+
+@pytest.mark.parametrize(
+    ("question", "shortest", "longest"),
+    [("project_name", 1, 60), ("project_slug", 2, 50), ("description", 1, 200)],
+)
+def test_lengths_at_the_limits(question: str, shortest: int, longest: int) -> None:
+    lengths = shortest - 1, shortest, longest, longest + 1
+    right = [n for n in lengths if not find_problem(question, "a" * n)]
+    assert right == [shortest, longest]
 
 
 # --- every way that answers take

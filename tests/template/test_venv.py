@@ -415,6 +415,7 @@ def test_the_hook_makes_the_venv_and_make_brings_it_up_to_date(
     machine.env["PATH"] += f"{os.pathsep}{os.environ['PATH']}"
     printed = generate(small_template, machine.tmp_path, machine.env, f"python_version=3.{THIS}")
     assert "Installing the locked packages with uv ...\nNext:\n" in printed
+    assert "    make test\n" in printed
 
     def make() -> str:
         return run("make", "venv", cwd=machine.folder, env=machine.env)

@@ -11,7 +11,7 @@ def available(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     Half a CPU counts as one, one and a half as two. `cgroups` is where the cgroup file systems are.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(quota(cgroups), usable or 1)))
+    return math.ceil(min(quota(cgroups), usable or 1))
 
 
 def quota(cgroups: Path) -> float:
