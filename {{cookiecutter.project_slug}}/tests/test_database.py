@@ -191,6 +191,20 @@ def test_a_write_is_kept_when_it_returns_and_undone_when_it_fails(settings: Sett
     assert asyncio.run(scenario())[-2:] == ["kept", "kept"]
 
 
+def test_a_write_waits_while_another_process_writes(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with opened(settings) as database:
+            with locked(settings):
+                write = asyncio.create_task(
+                    database.write(queries.create, NewItem(name="Lamp", price=1))
+                )
+                await asyncio.sleep(0.5)
+                assert not write.done()
+            await write
+
+    asyncio.run(scenario())
+
+
 def test_context_variables_reach_the_thread(settings: Settings) -> None:
     request_id = ContextVar("request_id", default="")
 
