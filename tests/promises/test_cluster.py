@@ -15,7 +15,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from tests.support.services import Bake
 pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
-IMAGE = "registry.example.com/team/my-service"
+REGISTRY = "registry.example.com/team"
+# Two runs at once do not remove each other's images.
+IMAGE = f"registry.example.com/test-{uuid.uuid4().hex[:8]}/my-service"
 ITEMS = "/items/?limit=1"
 
 MIGRATION = '''"""A migration."""
@@ -73,7 +75,8 @@ class World:
         """Render the manifests of a version."""
         file = self.manifests / overlay / "kustomization.yaml"
         before = file.read_text()
-        file.write_text(before.replace('"0.1.0"', f'"{version}"'))
+        name = IMAGE.removesuffix("/my-service")
+        file.write_text(before.replace('"0.1.0"', f'"{version}"').replace(REGISTRY, name))
         command = ["kubectl", "kustomize", str(file.parent)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         file.write_text(before)
@@ -83,23 +86,28 @@ class World:
     async def serving(self, folder: Path) -> AsyncIterator[tuple[Cluster, Result]]:
         """Deploy the first version, and send 100 requests a second while the caller does something."""
         async with Cluster.open(folder, self.network, self.secret) as cluster:
-            await cluster.deploy(self.objects("0.1.0"), 60)
+            await cluster.deploy(self.objects("0.1.0"))
             result = Result()
-            load = asyncio.create_task(send(cluster.port, result))
+            stop = asyncio.Event()
+            load = asyncio.create_task(send(cluster.port, result, stop))
             try:
                 yield cluster, result
             finally:
-                load.cancel()
-                with suppress(asyncio.CancelledError):
-                    await load
+                stop.set()
+                await load
 
 
-async def send(port: int, result: Result) -> None:
-    """Send 60 requests a second on new connections, and 40 on eight that are kept."""
+async def send(port: int, result: Result, stop: asyncio.Event) -> None:
+    """Send 60 requests a second on new connections, and 40 on eight that are kept, until `stop`."""
+
+    async def keep() -> None:
+        while not stop.is_set():
+            await kept_alive("127.0.0.1", port, ITEMS, 5, 0.2, result)
+
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
-            group.create_task(kept_alive("127.0.0.1", port, ITEMS, 3600, 0.2, result))
-        while True:
+            group.create_task(keep())
+        while not stop.is_set():
             group.create_task(once("127.0.0.1", port, ITEMS, result))
             await asyncio.sleep(1 / 60)
 
@@ -160,7 +168,7 @@ def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Pa
             for number in range(10 if FULL else 2):
                 before = cluster.serving()
                 objects = world.objects("0.1.0" if number % 2 else "0.2.0")
-                await cluster.deploy(objects, 60)
+                await cluster.deploy(objects)
                 assert not set(before) & set(cluster.serving())
             # All pods that are there are on the node; the others start elsewhere.
             await cluster.drain_node(cluster.serving())

@@ -64,23 +64,23 @@ class Balancer:
             return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200
         return False
 
-    async def watch(self) -> None:
-        """Ask every second."""
-        while True:
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Ask every second, until `stop`."""
+        while not stop.is_set():
             await asyncio.to_thread(self.look)
             await asyncio.sleep(1)
 
-    async def send(self, result: Result) -> None:
+    async def send(self, result: Result, stop: asyncio.Event) -> None:
         """Send 100 requests a second, half of them on connections that are kept for two seconds."""
 
         async def keep() -> None:
-            while True:
+            while not stop.is_set():
                 await kept_alive("127.0.0.1", random.choice(self.ports), "/items/1", 2, 0.2, result)  # noqa: S311
 
         async with asyncio.TaskGroup() as group:
             for _ in range(10):
                 group.create_task(keep())
-            while True:
+            while not stop.is_set():
                 port = random.choice(self.ports)  # noqa: S311 - no secret
                 group.create_task(once("127.0.0.1", port, "/items/1", result))
                 await asyncio.sleep(1 / 50)
@@ -131,10 +131,11 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
         result = Result()
         balancer = Balancer(f"{name}_app")
         assert await asyncio.to_thread(deploy, images[0]) == 0
-        watch = asyncio.create_task(balancer.watch())
+        stop = asyncio.Event()
+        watch = asyncio.create_task(balancer.watch(stop))
         while len(balancer.ports) < 2:
             await asyncio.sleep(0.2)
-        load = asyncio.create_task(balancer.send(result))
+        load = asyncio.create_task(balancer.send(result, stop))
         for image in images[1:]:
             assert await asyncio.to_thread(deploy, image) == 0
             assert running() == {image}
@@ -144,10 +145,8 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
             await asyncio.sleep(1)
         assert running() == {images[-1]}, "the bad version was not undone"
         assert not load.done(), load
-        for task in load, watch:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        stop.set()
+        await asyncio.gather(load, watch)
         return result
 
     try:

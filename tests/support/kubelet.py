@@ -8,6 +8,7 @@ up to `LATE` seconds after SIGTERM. Connections that are open stay open, as they
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import socket
@@ -109,6 +110,14 @@ class Pod:
         """Tell whether it has been ready for `minReadySeconds`."""
         least = self.objects["Deployment"]["spec"]["minReadySeconds"]
         return self.ready_since is not None and time.monotonic() >= self.ready_since + least
+
+    @property
+    def state(self) -> str:
+        """Describe it for a person."""
+        version = self.image.rpartition(":")[2]
+        seconds = self.ready_since and f"ready for {time.monotonic() - self.ready_since:.0f} s"
+        deleted = ", deleted" if self.deleted else ""
+        return f"{version}: {seconds or 'not ready'}, {self.restarts} restarts{deleted}"
 
     async def live(self) -> None:
         """Start the container and probe it, until it is deleted."""
@@ -298,10 +307,14 @@ class Cluster:
                 return
         raise Failed(done.stdout.splitlines()[-1])
 
-    async def deploy(self, objects: Objects, deadline: float) -> None:
-        """Do what `make deploy` does: migrate, then roll out; raise `Failed` if there is no progress."""
+    async def deploy(self, objects: Objects, deadline: float = math.inf) -> None:
+        """Do what `make deploy` does: migrate, then roll out; raise `Failed` if there is no progress.
+
+        `deadline` is for tests that need not wait for as long as the manifest says.
+        """
         await asyncio.to_thread(self.migrate, objects)
         specification = objects["Deployment"]["spec"]
+        deadline = min(deadline, specification["progressDeadlineSeconds"])
         replicas = objects["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
         strategy = specification["strategy"]["rollingUpdate"]
         progress = time.monotonic()
@@ -320,7 +333,7 @@ class Cluster:
             if len(new) == replicas and not old and len(available) == replicas:
                 return
             if time.monotonic() > progress + deadline:
-                raise Failed("no progress")
+                raise Failed(f"no progress: {[pod.state for pod in self.pods]}")
             await asyncio.sleep(0.1)
 
     async def roll_back(self, good: Objects) -> None:
