@@ -57,11 +57,7 @@ def quoted(text: object) -> str:
 
     A quote becomes `\u0022`: for `\"`, formatters of Python would choose single quotes.
     """
-
-    def escape(match: re.Match[str]) -> str:
-        return r"\\" if match[0] == "\\" else f"\\u{ord(match[0]):04x}"
-
-    return ESCAPED.sub(escape, str(text))
+    return ESCAPED.sub(lambda m: r"\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", str(text))
 
 
 def markdown(text: object) -> str:
@@ -110,6 +106,7 @@ RULES = {
     "workers": Rule(WORKERS.__contains__, "a number from 1 to 64, or auto", "4"),
     "database": Rule(DATABASES.__contains__, f"one of {', '.join(DATABASES)}", DATABASES[0]),
     "ci": Rule(PIPELINES.__contains__, f"one of {', '.join(PIPELINES)}", PIPELINES[0]),
+    "kubernetes": Rule(["no", "yes"].__contains__, "no or yes", "no"),
     "create_venv": Rule(["True", "False"].__contains__, "true or false", "true"),
 }
 
@@ -128,7 +125,10 @@ def find_problem(name: str, answer: object) -> str:
 
 def refuse(answers: Mapping[str, Any]) -> None:
     """Raise `FailedHookException` with a line for each problem, if there is one."""
-    if problems := [line for name in answers if (line := find_problem(name, answers[name]))]:
+    problems = [line for name in answers if (line := find_problem(name, answers[name]))]
+    if (answers.get("kubernetes"), answers.get("database")) == ("yes", "sqlite"):
+        problems.append("kubernetes: yes needs database=postgresql or none; a file has one machine")
+    if problems:
         # A console that lacks a letter shows its escape instead of a traceback.
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         message = "\n".join(problems).encode(encoding, "backslashreplace").decode(encoding)

@@ -101,8 +101,9 @@ def test_its_tests_pass_without_a_database(bake: Bake) -> None:
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options)
 
 
-def test_without_a_database_there_is_no_trace_of_one(bake: Bake) -> None:
-    service = bake(database="none")
+@pytest.mark.parametrize("kubernetes", ["no", "yes"])
+def test_without_a_database_there_is_no_trace_of_one(kubernetes: str, bake: Bake) -> None:
+    service = bake(database="none", kubernetes=kubernetes)
     for name in service.files():
         found = re.search("(?i)database|alembic|sqlite|postgres|psycopg", service.read(name))
         assert not found, name

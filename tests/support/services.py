@@ -24,6 +24,7 @@ COMBINATIONS = [
         "project_slug": "ab",
         "database": "postgresql",
         "ci": "gitlab",
+        "kubernetes": "yes",
     },
     {
         "python_version": "3.13",
@@ -31,6 +32,7 @@ COMBINATIONS = [
         "port": 65535,
         "workers": 64,
         "ci": "none",
+        "kubernetes": "yes",
         "project_name": "Ünïcode 'n' \"quotes\"",
     },
     {
@@ -88,11 +90,27 @@ OF_A_PIPELINE = {
 }
 
 
+OF_KUBERNETES = """
+KUBERNETES.md
+kubernetes/base/deployment.yaml
+kubernetes/base/kustomization.yaml
+kubernetes/base/network.yaml
+kubernetes/base/scaling.yaml
+kubernetes/base/settings.env
+kubernetes/production/kustomization.yaml
+kubernetes/staging/kustomization.yaml
+""".split()
+
+
 def files(answers: Mapping[str, object]) -> list[str]:
     """List the files of a service with `answers`."""
     kind = str(answers["database"])
-    of_a_database = [] if kind == "none" else [*OF_A_DATABASE, *OF_ITS_KIND[kind]]
-    return sorted([*FILES, *of_a_database, *OF_A_PIPELINE[str(answers["ci"])]])
+    found = [*FILES, *OF_A_PIPELINE[str(answers["ci"])]]
+    if kind != "none":
+        found += [*OF_A_DATABASE, *OF_ITS_KIND[kind]]
+    if answers["kubernetes"] == "yes":
+        found += OF_KUBERNETES + (["kubernetes/base/migrate.yaml"] if kind == "postgresql" else [])
+    return sorted(found)
 
 
 @dataclass(frozen=True)

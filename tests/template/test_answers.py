@@ -85,6 +85,7 @@ RIGHT: dict[str, Strategy] = {
     "workers": st.integers(1, 64) | st.integers(1, 64).map(str) | st.just("auto"),
     "database": st.sampled_from(CONFIG["database"]),
     "ci": st.sampled_from(CONFIG["ci"]),
+    "kubernetes": st.sampled_from(["no", "yes"]),
     "create_venv": st.booleans(),
 }
 WRONG: dict[str, Strategy] = {
@@ -97,6 +98,7 @@ WRONG: dict[str, Strategy] = {
     "workers": st.integers(min_value=65) | st.sampled_from([0, -1, "65", *NO_NUMBERS]),
     "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite ", *ODD]),
     "ci": st.sampled_from(["", "GitHub", "jenkins", "none ", *ODD]),
+    "kubernetes": st.sampled_from(["", "maybe", True, "Yes", *ODD]),
     "create_venv": st.sampled_from(["", "maybe", 2, 0, *ODD]),
 }
 
@@ -183,7 +185,9 @@ def test_every_question_has_a_rule_and_the_check_comes_last() -> None:
     assert [*RULES] == [*RIGHT] == [*WRONG] == QUESTIONS
     assert [*CONFIG][-1] == "__checked"
     for question, rule in RULES.items():
-        assert rule.accepts(rule.example.title() if question == "create_venv" else rule.example)
+        assert rule.accepts(
+            rule.example.title() if isinstance(CONFIG[question], bool) else rule.example
+        )
         if isinstance(CONFIG[question], list):
             assert rule.example == CONFIG[question][0]
 
@@ -311,7 +315,7 @@ first, no reserved name (app, con, ...), such as my-service
 port: '99999999' is refused; it must be a number from 1024 to 65535, such as 8000
 'pyhton_version' is not a question; did you mean python_version?
 'colour' is not a question; the questions are project_name, project_slug, description, \
-python_version, port, workers, database, ci, create_venv
+python_version, port, workers, database, ci, kubernetes, create_venv
 """
 
 
@@ -321,6 +325,16 @@ def test_the_command_refuses_all_at_once_before_it_asks(options: str, world: Wor
     words = ["project_name=Bob\u202e\x1b[31m", "project_slug=../evil", "port=99999999"]
     words += ["create_venv=no", "python_version=3.12", "pyhton_version=3.11", "colour=red"]
     assert world.run("cookiecutter", str(world.template), *options.split(), *words) == (1, REFUSED)
+    assert tree(world.root) == before
+
+
+@pytest.mark.parametrize("words", [["kubernetes=yes"], ["kubernetes=yes", "database=sqlite"]])
+def test_kubernetes_is_refused_with_a_database_that_is_a_file(
+    words: list[str], world: World
+) -> None:
+    before = tree(world.root)
+    told = "kubernetes: yes needs database=postgresql or none; a file has one machine\n"
+    assert world.run("cookiecutter", str(world.template), "--no-input", *words) == (1, told)
     assert tree(world.root) == before
 
 
@@ -336,7 +350,7 @@ def test_cruft_refuses_in_the_same_words_without_a_traceback(world: World) -> No
 
 def test_typed_answers_are_refused_after_the_last_question(world: World) -> None:
     before = tree(world.root)
-    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\nn\n"
+    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\n\nn\n"
     status, printed = world.run("cookiecutter", str(world.template), typed=typed)
     _, _, refusal = printed.partition("[y/n] (y): ")
     assert [line.partition(":")[0] for line in refusal.splitlines()] == ["description", "port"]
@@ -475,7 +489,7 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
     @given(
         st.fixed_dictionaries(
             {**RIGHT, "project_slug": RIGHT["project_slug"] | st.sampled_from(WORDS)}
-        )
+        ).filter(lambda answers: (answers["database"], answers["kubernetes"]) != ("sqlite", "yes"))
     )
     def check(answers: dict[str, Any]) -> None:
         service = world.call(answers)
@@ -518,6 +532,7 @@ def test_wrong_answers_leave_no_trace(world: World) -> None:
         "python_version",
         "database",
         "ci",
+        "kubernetes",
         "create_venv",
     }  # one at a time, before it asks us
 

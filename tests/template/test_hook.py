@@ -28,6 +28,7 @@ ANSWERS: dict[str, object] = {
     "create_venv": False,
     "database": "none",
     "ci": "none",
+    "kubernetes": "no",
 }
 
 
@@ -91,10 +92,12 @@ def test_paths_of_unselected_features_go_except_shared_ones(
 def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
     database: str, ci: str, bake: Bake
 ) -> None:
-    service = bake(database=database, ci=ci)
+    kubernetes = "no" if database == "sqlite" else "yes"
+    service = bake(database=database, ci=ci, kubernetes=kubernetes)
+    given = {"database": database, "ci": ci, "kubernetes": kubernetes}
     for feature, paths in CONFIG["_features"].items():
         question, _, answers = feature.partition("=")
-        selected = {"database": database, "ci": ci}[question] in answers.split("|")
+        selected = given[question] in answers.split("|")
         for path in set(paths) - set(hook.OVERLAYS):
             assert (service.path / path).exists() is selected, path
     assert not any((service.path / overlay).exists() for overlay in hook.OVERLAYS)

@@ -1,0 +1,392 @@
+"""The rendered manifests at work: roll-outs, a drained node and faults, under load.
+
+`tests/support/kubelet.py` does what Kubernetes would. `FULL=1` does ten roll-outs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from tests.support.commands import lacking, wait_until
+from tests.support.containers import container, docker, require_docker
+from tests.support.kubelet import Cluster, Failed, Objects
+from tests.support.load import Result, kept_alive, once
+from tests.support.services import Bake
+
+pytestmark = pytest.mark.docker
+
+FULL = os.environ.get("FULL") == "1"
+REGISTRY = "registry.example.com/team"
+# Two runs at once do not remove each other's images.
+IMAGE = f"registry.example.com/test-{uuid.uuid4().hex[:8]}/my-service"
+ITEMS = "/items/?limit=1"
+
+MIGRATION = '''"""A migration."""
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "{revision}", "{before}", None, None
+
+def upgrade() -> None:
+    """Upgrade."""
+    {upgrade}
+'''
+COLUMN = 'op.add_column("items", sa.Column("note", sa.Text()))'
+# Version: what its Dockerfile adds, and its migrations.
+VERSIONS = {
+    "0.1.0": ("", []),
+    "0.2.0": ("", [("0002", "0001", COLUMN)]),
+    "0.3.0-migration": ("", [("0002", "0001", COLUMN), ("0003", "0002", 'op.drop_table("none")')]),
+    "0.3.0-silent": (
+        'CMD ["python", "-c", "import signal; signal.signal(15, print); signal.pause()"]',
+        [],
+    ),
+    "0.3.0-crash": ("ENV READ_TIMEOUT=0", []),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A network with PostgreSQL, images of several versions, and their manifests."""
+
+    network: str
+    database: str
+    secret: dict[str, str]
+    manifests: Path
+
+    def objects(self, version: str, overlay: str = "staging") -> Objects:
+        """Render the manifests of a version."""
+        file = self.manifests / overlay / "kustomization.yaml"
+        before = file.read_text()
+        name = IMAGE.removesuffix("/my-service")
+        file.write_text(before.replace('"0.1.0"', f'"{version}"').replace(REGISTRY, name))
+        command = ["kubectl", "kustomize", str(file.parent)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        file.write_text(before)
+        return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+    @asynccontextmanager
+    async def serving(self, folder: Path) -> AsyncIterator[tuple[Cluster, Result]]:
+        """Deploy the first version, and send 100 requests a second while the caller does something."""
+        async with Cluster.open(folder, self.network, self.secret) as cluster:
+            await cluster.deploy(self.objects("0.1.0"))
+            result = Result()
+            stop = asyncio.Event()
+            load = asyncio.create_task(send(cluster.port, result, stop))
+            try:
+                yield cluster, result
+            finally:
+                stop.set()
+                await load
+
+
+async def send(port: int, result: Result, stop: asyncio.Event) -> None:
+    """Send 60 requests a second on new connections, and 40 on eight that are kept, until `stop`."""
+
+    async def keep() -> None:
+        while not stop.is_set():
+            await kept_alive("127.0.0.1", port, ITEMS, 5, 0.2, result)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(keep())
+        while not stop.is_set():
+            group.create_task(once("127.0.0.1", port, ITEMS, result))
+            await asyncio.sleep(1 / 60)
+
+
+@pytest.fixture(scope="module")
+def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    require_docker()
+    for program, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
+        if shutil.which(program) is None:
+            lacking(f"no {program}: apt install {package}")
+    if sys.platform != "linux":
+        lacking("this machine cannot reach the addresses of containers")
+    service = bake(database="postgresql", kubernetes="yes").path
+    manifests = tmp_path_factory.mktemp("manifests") / "kubernetes"
+    shutil.copytree(service / "kubernetes", manifests)
+    for version, (line, migrations) in VERSIONS.items():
+        folder = tmp_path_factory.mktemp("image") if version != "0.1.0" else service
+        if version != "0.1.0":
+            for revision, before, upgrade in migrations:
+                text = MIGRATION.format(revision=revision, before=before, upgrade=upgrade)
+                (folder / f"{revision}_more.py").write_text(text)
+            copy = "COPY *.py app/migrations/versions/" if migrations else ""
+            (folder / "Dockerfile").write_text(f"FROM {IMAGE}:0.1.0\n{line}\n{copy}\n")
+        docker("build", "--quiet", "--tag", f"{IMAGE}:{version}", str(folder))
+    network = f"test-{uuid.uuid4().hex[:12]}"
+    docker("network", "create", network)
+    variables = ("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=secret")
+    try:
+        with container("postgres:17", f"--network={network}", *variables, port=5432) as server:
+            secret = {
+                "DATABASE_URL": f"postgresql://app@{server.name}/app",
+                "DATABASE_PASSWORD": "secret",
+            }
+            ready = ("exec", server.name, "pg_isready", "--host=127.0.0.1")
+            wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
+            yield World(network, server.name, secret, manifests)
+    finally:
+        docker("network", "rm", network, check=False)
+        for version in VERSIONS:
+            docker("rmi", "--force", f"{IMAGE}:{version}", check=False)
+
+
+def check(cluster: Cluster, result: Result) -> None:
+    """Expect that no request failed, no pod was restarted, and each stop ended in time."""
+    print(f"\n{result.total} requests, {dict(result.outcomes)}; {len(cluster.ended)} pods ended")  # noqa: T201
+    if cluster.stops:
+        print(f"longest stop {max(cluster.stops):.1f} s")  # noqa: T201
+    assert result.failed == 0, result.outcomes
+    assert result.total > 500
+    good = [pod for pod in [*cluster.pods, *cluster.ended] if "0.3.0" not in pod.image]
+    assert [pod.restarts for pod in good] == [0] * len(good)
+    assert [pod.killed for pod in good] == [False] * len(good)
+
+
+def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world.serving(tmp_path) as (cluster, result):
+            for number in range(10 if FULL else 2):
+                before = cluster.serving()
+                objects = world.objects("0.1.0" if number % 2 else "0.2.0")
+                await cluster.deploy(objects)
+                assert not set(before) & set(cluster.serving())
+            # All pods that are there are on the node; the others start elsewhere.
+            await cluster.drain_node(cluster.serving())
+            await asyncio.sleep(5)
+            check(cluster, result)
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_version_takes_no_traffic(world: World, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world.serving(tmp_path) as (cluster, result):
+            before = cluster.serving()
+            good = before[0].objects
+            with pytest.raises(Failed, match=r'table \\"none\\" does not exist'):
+                await cluster.deploy(world.objects("0.3.0-migration"), 10)
+            assert cluster.serving() == before, "a failed migration starts no roll-out"
+            for version in "0.3.0-silent", "0.3.0-crash":
+                with pytest.raises(Failed, match="no progress"):
+                    await cluster.deploy(world.objects(version), 15)
+                (bad,) = (pod for pod in cluster.serving() if pod.objects is not good)
+                assert set(before) < set(cluster.serving())
+                await cluster.roll_back(good)
+                assert bad.slot == 0, "it was in the Service"
+                assert ITEMS.partition("?")[0] not in cluster.logs[bad.name]
+                if version == "0.3.0-crash":
+                    assert bad.restarts > 0
+                    assert "READ_TIMEOUT" in cluster.logs[bad.name].splitlines()[-1]
+            assert cluster.serving() == before
+            check(cluster, result)
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
+    world: World, tmp_path: Path
+) -> None:
+    """Requests that need the database fail meanwhile; all are served after its return."""
+
+    async def scenario() -> None:
+        async with world.serving(tmp_path) as (cluster, result):
+            before = cluster.serving()
+            assert result.failed == 0
+            docker("stop", world.database)
+            lost = await cluster.until(lambda: cluster.ready() == 0)
+            with pytest.raises(Failed):
+                await cluster.deploy(world.objects("0.1.0"), 10)
+            assert cluster.serving() == before
+            await asyncio.sleep(15)
+            docker("start", world.database)
+            back = await cluster.until(lambda: cluster.ready() == len(before))
+            print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")  # noqa: T201
+            print(dict(result.outcomes))  # noqa: T201
+            await asyncio.sleep(1)
+            result.outcomes.clear()
+            await asyncio.sleep(6)
+            check(cluster, result)
+            assert cluster.serving() == before
+
+    asyncio.run(scenario())
+
+
+def test_a_migration_waits_for_a_running_one(world: World) -> None:
+    """Two Jobs at once, of two versions: both end well, and the schema is the newer one's."""
+    versions = ["0.1.0", "0.2.0", "0.2.0"]
+    random.shuffle(versions)
+
+    async def scenario(cluster: Cluster) -> None:
+        jobs = [asyncio.to_thread(cluster.migrate, world.objects(each)) for each in versions]
+        await asyncio.gather(*jobs)
+
+    asyncio.run(scenario(Cluster(Path(), world.network, world.secret)))
+    shown = docker("exec", world.database, "psql", "--username=app", "-c", r"\d items")
+    assert "note" in shown
+
+
+# --- podman kube play
+
+CONTAINERS_CONF = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+
+
+class Podman:
+    """Podman with settings that need no systemd."""
+
+    def __init__(self, folder: Path) -> None:
+        for program in "podman", "catatonit", "runc":
+            if shutil.which(program) is None:
+                lacking(f"no {program}: apt install podman catatonit netavark runc")
+        (folder / "containers.conf").write_text(CONTAINERS_CONF)
+        self.environment = os.environ | {"CONTAINERS_CONF": str(folder / "containers.conf")}
+        self.environment.pop("DOCKER_CONFIG", None)
+
+    def __call__(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        """Run a command; return its output, or fail with it."""
+        done = subprocess.run(
+            ["podman", *arguments],
+            env=self.environment, input=text, text=True, capture_output=True, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def take(self, image: str, folder: Path) -> None:
+        """Load an image of Docker's."""
+        docker("save", "--output", str(folder / "image.tar"), image)
+        self("load", "--input", str(folder / "image.tar"))
+
+    def address(self, container: str) -> str:
+        """Return the address of a container's pod."""
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        infra = self("inspect", "--format", "{{.Pod}}", container)
+        infra = self("pod", "inspect", "--format", "{{.InfraContainerID}}", infra)
+        return self("inspect", "--format", form, infra)
+
+
+def use_every_endpoint(address: str) -> None:
+    """Ask for everything that the service serves."""
+    with httpx2.Client(base_url=f"http://{address}:8000", timeout=10) as client:
+        for path in "/", "/health", "/livez", "/readyz", "/docs", "/openapi.json":
+            assert client.get(path).status_code == 200, path
+        lamp = {"name": "Lamp", "price": 12.5}
+        item = client.post("/items/", json=lamp).json()["item"]["item_id"]
+        assert client.get(f"/items/{item}").json()["name"] == "Lamp"
+        assert client.put(f"/items/{item}", json=lamp | {"name": "Desk"}).status_code == 200
+        assert client.get("/items/?q=Desk").json()["items"]
+        assert client.delete(f"/items/{item}").status_code < 300
+
+
+def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
+    """With its security context, volume, limits and a real PostgreSQL; then a second version."""
+    podman = Podman(tmp_path)
+    network, keeper = f"test-{uuid.uuid4().hex[:8]}", f"test-{uuid.uuid4().hex[:8]}"
+    objects = world.objects("0.1.0")
+    secret = objects["Deployment"]["metadata"]["name"]
+
+    def play(name: str, *documents: Any, replace: bool = False) -> None:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump_all(documents))
+        options = ["--replace"] if replace else []
+        podman("kube", "play", *options, "--network", network, str(file))
+
+    try:
+        for version in "0.1.0", "0.2.0":
+            podman.take(f"{IMAGE}:{version}", tmp_path)
+        podman("network", "create", network)
+        # The network's address exists while a container is there.
+        keep = ("python", "-c", "import time; time.sleep(600)")
+        podman("run", "--detach", "--name", keeper, "--network", network, f"{IMAGE}:0.1.0", *keep)
+        gateway = podman(
+            "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", keeper
+        )
+        variables = ("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=s")
+        publish = f"--publish={gateway}::5433"
+        with container(
+            "postgres:17", publish, *variables, "--env=PGPORT=5433", port=5433
+        ) as server:
+            wait_until(
+                lambda: "accepting" in docker("exec", server.name, "pg_isready", check=False)
+            )
+            wait_until(lambda: server.inspect("{{.State.Running}}") == "true", 10)
+            published = docker("port", server.name, "5433")
+            (port,) = (line.split(":")[1] for line in published.splitlines() if gateway in line)
+            values = {"DATABASE_URL": f"postgresql://app:s@{gateway}:{port}/app"}
+            encoded = {name: base64.b64encode(v.encode()).decode() for name, v in values.items()}
+            podman("secret", "create", secret, "-", text=json.dumps(encoded))
+            job = objects["Job"]["spec"]["template"]["spec"]
+            meta = {"name": "test-migrate"}
+            play("job", {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": job})
+            ended = podman("wait", "test-migrate-migrate")
+            assert ended == "0", podman("logs", "test-migrate-migrate")
+
+            play("first", objects["ConfigMap"], objects["Deployment"])
+            name = f"{secret}-pod-0-server"
+            address = podman.address(name)
+            ready = f"http://{address}:8000/readyz"
+            wait_until(lambda: _status(ready) == 200, 60, lambda: podman("logs", name))
+            use_every_endpoint(address)
+            form = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.Config.User}}"
+            assert podman("inspect", "--format", form, name) == f"true {256 * 2**20} 10001:10001"
+            inside = (
+                "grep -E '^(NoNewPrivs|CapEff|Seccomp):' /proc/1/status; touch /tmp/x || exit 1"
+            )
+            lines = podman("exec", name, "sh", "-c", f"{inside}; touch /x && exit 1; true")
+            status = dict(line.split() for line in lines.splitlines())
+            assert status == {"NoNewPrivs:": "1", "CapEff:": "0" * 16, "Seccomp:": "2"}
+
+            play(
+                "second",
+                *(world.objects("0.2.0")[k] for k in ("ConfigMap", "Deployment")),
+                replace=True,
+            )
+            assert podman("inspect", "--format", "{{.ImageName}}", name) == f"{IMAGE}:0.2.0"
+            second = f"http://{podman.address(name)}:8000/readyz"
+            wait_until(lambda: _status(second) == 200, 60, lambda: podman("logs", name))
+            use_every_endpoint(podman.address(name))
+            grace = objects["Deployment"]["spec"]["template"]["spec"][
+                "terminationGracePeriodSeconds"
+            ]
+            podman("stop", "--time", str(grace), name)
+            assert podman("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+    finally:
+        for file in "second", "first", "job":
+            podman("kube", "down", str(tmp_path / f"{file}.yaml"), check=False)
+        podman("rm", "--force", keeper, check=False)
+        podman("secret", "rm", secret, check=False)
+        podman("network", "rm", "--force", network, check=False)
+        for version in "0.1.0", "0.2.0":
+            podman("rmi", "--force", f"{IMAGE}:{version}", check=False)
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx2.get(url, timeout=2).status_code
+    except httpx2.HTTPError:
+        return 0
