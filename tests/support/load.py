@@ -114,5 +114,6 @@ async def kept_alive(
                 await asyncio.sleep(pause)
         except (asyncio.IncompleteReadError, OSError, TimeoutError):
             result.outcomes["reset"] += 1
+            await asyncio.sleep(pause)
         finally:
             writer.close()

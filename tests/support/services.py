@@ -108,7 +108,7 @@ def files(answers: Mapping[str, object]) -> list[str]:
     found = [*FILES, *OF_A_PIPELINE[str(answers["ci"])]]
     if kind != "none":
         found += [*OF_A_DATABASE, *OF_ITS_KIND[kind]]
-    if answers["kubernetes"] == "yes":
+    if answers.get("kubernetes") == "yes":
         found += OF_KUBERNETES + (["kubernetes/base/migrate.yaml"] if kind == "postgresql" else [])
     return sorted(found)
 
