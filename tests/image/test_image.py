@@ -27,6 +27,7 @@ from tests.support.containers import (
     require_docker,
 )
 from tests.support.databases import database
+from tests.support.repository import DEFAULTS
 from tests.support.services import COMBINATIONS, Bake, Service, files
 
 pytestmark = pytest.mark.docker
@@ -248,7 +249,7 @@ def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Bu
 
 FILES_IN_IMAGE = [
     name
-    for name in files({"database": "sqlite", "ci": "none"})
+    for name in files(DEFAULTS)
     if name.startswith(("app/", "server/")) and name.endswith(".py")
 ]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.commands import run
-from tests.support.repository import CONFIG
+from tests.support.repository import CONFIG, DEFAULTS
 from tests.support.services import COMBINATIONS, Bake, Service, files
 
 
@@ -25,8 +25,7 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 
 def test_it_has_exactly_these_files(service: Service) -> None:
     assert service.files() == files(service.answers)
-    default = files({"database": "sqlite", "ci": "github"})
-    owned = [f for f in default if not f.startswith(("server/", "tests/server/"))]
+    owned = [f for f in files(DEFAULTS) if not f.startswith(("server/", "tests/server/"))]
     assert len(owned) <= 50
     assert [p for p in service.path.rglob("*") if p.is_dir() and not any(p.iterdir())] == []
 
