@@ -13,7 +13,6 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -57,12 +56,14 @@ class Balancer:
         found = sorted({int(port) for port in re.findall(r":(\d+)->", shown)})
         self.ports = [port for port in found if self.ready(port)]
 
-    @staticmethod
-    def ready(port: int) -> bool:
-        """Tell whether a task is ready."""
-        with suppress(httpx2.HTTPError):
+    def ready(self, port: int) -> bool:
+        """Tell whether a task is ready; one late answer changes nothing."""
+        try:
             return httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200
-        return False
+        except httpx2.TimeoutException:
+            return port in self.ports
+        except httpx2.HTTPError:
+            return False
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Ask every second, until `stop`."""
