@@ -38,7 +38,7 @@ GROUPS = {
             "gunicorn_conf": "tests/server/test_startup.py tests/server/test_shutdown.py",
             "limits": "tests/server/test_limits.py",
             "probe": "tests/server/test_probe.py",
-            "settings": "tests/test_settings.py tests/server",
+            "settings": "tests/test_settings.py tests/server/test_startup.py -k setting",
             "shutdown": "tests/server/test_shutdown.py",
             "startup": "tests/server/test_startup.py",
             "worker": "tests/server/test_shutdown.py tests/server/test_startup.py",

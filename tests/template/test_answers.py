@@ -169,6 +169,8 @@ def test_a_short_name_made_from_any_text_is_valid(text: str) -> None:
         ("🚀", "service"),
         ("Con", "con-service"),
         ("x", "x-service"),
+        ("Hi", "hi"),
+        ("B2 shop", "b2-shop"),
         ("x" * 49 + " y", "x" * 49),
         ("x" * 60, "x" * 50),
         ("my-service-2", "my-service-2"),
