@@ -356,15 +356,19 @@ def plain_template(template: Path, folder: Path) -> Path:
 
     What Cookiecutter itself takes: no hook, no extension, no filter.
     """
-    # Without the hook, nothing drops what the default answers do not want.
-    unselected = "stateless", "*postgresql.py", ".gitlab-ci.yml", "renovate.json"
-    left_behind = shutil.ignore_patterns("hooks", "*.py[co]", *unselected)
-    shutil.copytree(template, folder, ignore=left_behind)
+    shutil.copytree(template, folder, ignore=shutil.ignore_patterns("hooks", "*.py[co]"))
+    questions = folder / "cookiecutter.json"
+    answers = json.loads(questions.read_text(encoding="utf-8"))
+    # Without the hook, nothing removes the files of unselected options.
+    for feature, paths in answers["_features"].items():
+        question, options = feature.split("=")
+        if answers[question][0] not in options.split("|"):
+            for path in paths:
+                removed = folder / TEMPLATE / path
+                shutil.rmtree(removed) if removed.is_dir() else removed.unlink(missing_ok=True)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         text = path.read_text(encoding="utf-8").replace("${{", "${{ '{{' }}")
         path.write_text(re.sub(r"({{ *cookiecutter\.\w+)[^}]*}}", r"\1 }}", text), encoding="utf-8")
-    questions = folder / "cookiecutter.json"
-    answers = json.loads(questions.read_text(encoding="utf-8"))
     kept = {k: v for k, v in answers.items() if k[0] != "_" or k == "_jinja2_env_vars"}
     questions.write_text(json.dumps(kept), encoding="utf-8")
     return folder

@@ -354,8 +354,8 @@ def test_typed_answers_are_refused_after_the_last_question(world: World) -> None
     before = tree(world.root)
     typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\n\nn\n"
     status, printed = world.run("cookiecutter", str(world.template), typed=typed)
-    _, _, refusal = printed.partition("[y/n] (y): ")
-    assert [line.partition(":")[0] for line in refusal.splitlines()] == ["description", "port"]
+    _, _, refusal = printed.partition("[y/n] (y):")
+    assert [line.partition(":")[0] for line in refusal.strip().splitlines()] == ["description", "port"]
     assert status == 1
     assert tree(world.root) == before
 
