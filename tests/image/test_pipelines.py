@@ -111,7 +111,8 @@ def variables(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "CI_COMMIT_REF_NAME": "v1.2.3",
         "EVERYWHERE": f"--build-context={PYTHON}=docker-image://{registry}/python",
     }
-    docker("rmi", "--force", *images.values(), check=False)
+    pushed = [f"{registry}/generator", f"{registry}/python"]
+    docker("rmi", "--force", *images.values(), *pushed, check=False)
 
 
 @pytest.fixture(scope="module")
