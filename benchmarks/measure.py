@@ -357,7 +357,14 @@ def plain_template(template: Path, folder: Path) -> Path:
     What Cookiecutter itself takes: no hook, no extension, no filter.
     """
     # Without the hook, nothing drops what the default answers do not want.
-    unselected = "stateless", "*postgresql.py", ".gitlab-ci.yml", "renovate.json"
+    unselected = (
+        "stateless",
+        "*postgresql.py",
+        ".gitlab-ci.yml",
+        "renovate.json",
+        "kubernetes",
+        "KUBERNETES.md",
+    )
     left_behind = shutil.ignore_patterns("hooks", "*.py[co]", *unselected)
     shutil.copytree(template, folder, ignore=left_behind)
     for path in (path for path in folder.rglob("*") if path.is_file()):
