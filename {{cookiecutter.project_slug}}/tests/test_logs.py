@@ -235,7 +235,7 @@ def serving(
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 urlopen(f"http://127.0.0.1:{port}/livez").close()

@@ -83,6 +83,9 @@ def test_the_level_may_be_written_in_any_case(value: str, monkeypatch: pytest.Mo
         ("ROOT_PATH", "shop/"),
         ("HOST", "localhost"),
         ("START_TIMEOUT", "0"),
+        ("DRAIN", "-1"),
+        ("DRAIN", "86401"),
+        ("FORWARDED_ALLOW_IPS", "proxy"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_and_not_repeated(
@@ -95,6 +98,28 @@ def test_a_bad_value_is_refused_by_name_and_not_repeated(
         ServerSettings()
     assert {problem["loc"][0] for problem in caught.value.errors()} == {name.lower()}
     assert "input_value" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "1"),
+        ("PORT", "65535"),
+        ("DRAIN", "86400"),
+        ("FORWARDED_ALLOW_IPS", "*"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1"),
+        ("WEB_CONCURRENCY", ""),
+    ],
+)
+def test_a_good_value_is_accepted_and_does_not_change(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "8000")
+    monkeypatch.setenv("WORKERS", "1")
+    monkeypatch.setenv(name, value)
+    settings = ServerSettings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.workers = 2  # type: ignore[misc]
 # {% if cookiecutter.database != "none" %}
 
 
