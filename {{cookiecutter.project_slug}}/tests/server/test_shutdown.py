@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.server.serving import COMMAND, GET, ROOT, Process, answer, free_port,
 class Clients:
     """Clients that ask again and again on connections that they keep."""
 
-    def __init__(self, server: Process, count: int = 8) -> None:
+    def __init__(self, server: Process | SimpleNamespace, count: int = 8) -> None:
         self.server = server
         self.outcomes: Counter[str] = Counter()
         self.ended = threading.Event()
@@ -177,20 +178,28 @@ def activated(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_socket_that_somebody_else_opened_stays_open() -> None:
+def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
     saved = None
     with contextlib.suppress(OSError):
         saved = os.dup(3)
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            for _ in range(2):
-                with activated(listener) as process:
-                    with socket.create_connection(listener.getsockname(), timeout=20) as client:
-                        client.sendall(GET)
-                        assert answer(client).startswith(b"HTTP/1.1 200 ")
-                    process.send_signal(signal.SIGTERM)
-                    assert process.wait(timeout=20) == 0
-                socket.create_connection(listener.getsockname(), timeout=5).close()
+            address = listener.getsockname()
+            server = SimpleNamespace(connect=lambda: socket.create_connection(address, timeout=20))
+            with activated(listener) as process, Clients(server) as clients:
+                wait_until(lambda: clients.outcomes["answered"] > 100)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=20) == 0
+                answered = clients.outcomes["answered"]
+                with activated(listener) as successor:
+                    wait_until(lambda: clients.outcomes["answered"] > answered + 100)
+                    clients.ended.set()
+                    for thread in clients.threads:
+                        thread.join()
+                    successor.terminate()
+                    assert successor.wait(timeout=20) == 0
+            assert clients.outcomes["told"] >= 8
+            assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
     finally:
         if saved is not None:
             os.dup2(saved, 3)
