@@ -26,10 +26,10 @@ def main() -> None:
 
     try:
         settings = ServerSettings()
-        startup.limit(settings.start_timeout)
+        startup.limit_start(settings.start_timeout)
         module, name = SERVICE.split(":")
         service = getattr(import_module(module), name)
-        startup.limit(0)
+        startup.limit_start(0)
     except ValidationError as error:
         for problem in error.errors():
             log.critical("setting %s: %s", str(problem["loc"][0]).upper(), problem["msg"])

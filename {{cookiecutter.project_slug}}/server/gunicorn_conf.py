@@ -25,7 +25,7 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         "preload_app": True,
         "pre_fork": lambda _, __: gc.freeze(),
         "child_exit": forget_worker,
-        "on_exit": lambda _: startup.log_failure(),
+        "on_exit": lambda _: startup.repeat_failure(),
         # Stopping workers send no heartbeat, so this must exceed the graceful timeout.
         "timeout": max(settings.worker_timeout, 2 * settings.graceful_timeout),
         # Longer than uvicorn waits for requests, so that the lifespan can end.
@@ -45,7 +45,7 @@ def forget_worker(arbiter: Arbiter, worker: Worker) -> None:
     """End the service if no worker has ever started; gunicorn would start new ones for ever."""
     startup.shared[startup.SLOTS + worker.age % 256] = 0
     if arbiter.LISTENERS and not startup.shared[startup.STARTED]:
-        startup.fail(f"worker {worker.pid} died while it started")
+        startup.log_startup_failure(f"worker {worker.pid} died while it started")
         raise HaltServer("A worker died while it started.", startup.FAILED)
 
 

@@ -13,10 +13,10 @@ log = logging.getLogger("server.limits")
 MAX_HEAD = 32_768
 MAX_HEADERS = 100
 # Requests that wait for the answer to the one before, and bytes of the body of one that waits.
-MAX_WAITING = 500
-MAX_WAITING_BODY = 1_048_576
+MAX_PIPELINED = 500
+MAX_PIPELINED_BODY = 1_048_576
 # Bytes that are parsed before the limits are checked again.
-PART = 4096
+PARSE_SIZE = 4096
 # Seconds in which an idle connection may still bring a request when the worker stops.
 IDLE_GRACE = 1
 
@@ -50,10 +50,10 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse the data, and refuse the request at the first limit or error."""
         self._unset_keepalive_if_required()
-        for start in range(0, len(data), PART):
+        for start in range(0, len(data), PARSE_SIZE):
             if self.refusal or self.transport.is_closing() or self.upgraded:
                 return
-            part = data[start : start + PART]
+            part = data[start : start + PARSE_SIZE]
             self.unparsed += len(part)
             try:
                 while part:
@@ -61,10 +61,10 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.refuse(*(self.refusal or (400, "Invalid HTTP request")))
                 return
-            if self.unparsed > MAX_HEAD + PART or len(self.headers or ()) > MAX_HEADERS:
+            if self.unparsed > MAX_HEAD + PARSE_SIZE or len(self.headers or ()) > MAX_HEADERS:
                 self.refuse(431, "Request header fields too large")
-            elif len(self.pipeline) > MAX_WAITING or (
-                self.pipeline and len(self.cycle.body) > MAX_WAITING_BODY
+            elif len(self.pipeline) > MAX_PIPELINED or (
+                self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BODY
             ):
                 self.refuse(429, "Too many requests without an answer")
 

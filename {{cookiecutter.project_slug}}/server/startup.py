@@ -71,11 +71,11 @@ def end_worker() -> None:
         os._exit(0)
 
 
-def limit(seconds: int) -> None:
+def limit_start(seconds: int) -> None:
     """End this process after `seconds`, even in blocking code, and log why; 0 lifts the limit."""
 
     def end(_: int, __: object) -> None:
-        fail(f"the start took longer than START_TIMEOUT, {seconds} s")
+        log_startup_failure(f"the start took longer than START_TIMEOUT, {seconds} s")
         logging.shutdown()
         os._exit(1 if shared[STARTED] else FAILED)
 
@@ -83,15 +83,15 @@ def limit(seconds: int) -> None:
     signal.alarm(seconds)
 
 
-def fail(reason: str) -> None:
-    """Log why the service cannot start; keep the reason for `log_failure`."""
+def log_startup_failure(reason: str) -> None:
+    """Log why the service cannot start; keep the reason for `repeat_failure`."""
     log.critical("cannot start: %s", reason)
     if not shared[STARTED]:
         size = SLOTS - REASON
         shared[REASON:SLOTS] = reason.encode(errors="replace")[:size].ljust(size, b"\0")
 
 
-def log_failure() -> None:
+def repeat_failure() -> None:
     """Log the reason of a failed start again, as the last line, where people look first."""
     if reason := shared[REASON:SLOTS].rstrip(b"\0").decode(errors="replace"):
         log.critical("cannot start: %s", reason)
@@ -140,16 +140,16 @@ class Gate:
             stopping = message["type"] == "lifespan.shutdown"
             return message
 
-        async def note(message: dict[str, Any]) -> None:
+        async def send_and_note(message: dict[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
-                limit(0)
+                limit_start(0)
                 self.open = True
                 shared[STARTED] = shared[self.slot] = 1
             if self.open and not (early and message["type"] == "lifespan.startup.complete"):
                 await send(message)
 
-        limit(self.start_timeout)
-        service = asyncio.create_task(self.run_service(scope, receive_and_note, note))
+        limit_start(self.start_timeout)
+        service = asyncio.create_task(self.run_service(scope, receive_and_note, send_and_note))
         while shared[STARTED] and not (early or self.open or service.done()):
             await asyncio.wait({service}, timeout=0.1)
             if not self.open and not any(shared[SLOTS:]):
@@ -158,14 +158,14 @@ class Gate:
         try:
             await service
         except Exception as error:
-            limit(0)
+            limit_start(0)
             if self.open and not stopping:
                 log.critical("the lifespan ended: %s: %s", type(error).__name__, error)
                 self.open = False
                 signal.raise_signal(signal.SIGTERM)  # gunicorn replaces the worker
                 raise
             if not self.open:
-                fail(f"{type(error).__name__}: {error}")
+                log_startup_failure(f"{type(error).__name__}: {error}")
             if self.open or not shared[STARTED]:
                 raise  # uvicorn logs it, with its traceback
             if not early:

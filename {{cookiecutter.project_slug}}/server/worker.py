@@ -26,7 +26,7 @@ class Worker(gunicorn.workers.base.Worker):
         try:
             super().init_process()
         except Exception as error:
-            startup.fail(f"{type(error).__name__}: {error}")
+            startup.log_startup_failure(f"{type(error).__name__}: {error}")
             sys.exit(startup.FAILED)
 
     def run(self) -> None:
