@@ -33,10 +33,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[Callable[[], str]]:
-    """Start a PostgreSQL server, and return a function that empties its database `app`.
+def postgresql_server() -> Iterator[Callable[[str], str]]:
+    """Start a PostgreSQL server, and return a function that creates an empty database by its name.
 
-    The function returns the database's URL. The tests skip where no server is installed.
+    The function returns the database's URL, and replaces a database that exists. The tests skip where no server is installed.
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
@@ -58,10 +58,10 @@ def postgresql_server() -> Iterator[Callable[[], str]]:
         run("pg_ctl", "start", *data, "--options", options, "--log", f"{folder}/log")
         connect = ("--host=127.0.0.1", f"--port={port}", "--username=app")
 
-        def empty() -> str:
-            run("dropdb", *connect, "--force", "--if-exists", "app")
-            run("createdb", *connect, "app")
-            return f"postgresql+psycopg://app@127.0.0.1:{port}/app"
+        def empty(name: str) -> str:
+            run("dropdb", *connect, "--force", "--if-exists", name)
+            run("createdb", *connect, name)
+            return f"postgresql+psycopg://app@127.0.0.1:{port}/{name}"
 
         try:
             yield empty
@@ -70,9 +70,9 @@ def postgresql_server() -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def postgresql(postgresql_server: Callable[[], str]) -> str:
+def postgresql(postgresql_server: Callable[[str], str]) -> str:
     """Return the URL of an empty PostgreSQL database."""
-    return postgresql_server()
+    return postgresql_server("app")
 
 
 @pytest.fixture(scope="session")

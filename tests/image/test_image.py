@@ -10,7 +10,8 @@ import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,24 +83,41 @@ def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Bui
         assert {line["level"] for line in running.log()} == {"INFO"}
 
 
-def test_both_locks_install_and_its_tests_pass(
-    answers: dict[str, str | int], bake: Bake, postgresql: str
-) -> None:
-    """Use the Python that was asked for, with plain pip."""
+@pytest.fixture(scope="module")
+def outputs(
+    bake: Bake, postgresql_server: Callable[[str], str]
+) -> Iterator[dict[str, Future[str]]]:
+    """Install each service and run its tests, on its Python with plain pip; return what they print.
+
+    Three run at a time, because they mostly wait.
+    """
     require_docker()
     script = (
         "cp -r /service /tmp/service && cd /tmp/service && python -m venv .venv && .venv/bin/pip install --quiet"
         " --require-hashes -r requirements.txt -r requirements-dev.txt && .venv/bin/pip check"
         " && .venv/bin/python -W error -m pytest"
     )
-    image = f"python:{answers['python_version']}-slim-trixie"
-    mounts = [
-        f"--volume={bake(**answers).path}:/service:ro",
-        "--volume=template-test-pip:/root/.cache/pip",
-    ]
-    if answers["database"] == "postgresql":
-        mounts += ["--network=host", f"--env=TEST_DATABASE_URL={postgresql}"]
-    output = docker("run", "--rm", *mounts, image, "sh", "-c", script)
+    with ThreadPoolExecutor(3) as pool:
+        running = {}
+        for answers in COMBINATIONS:
+            python = str(answers.get("python_version", DEFAULTS["python_version"]))
+            options = [
+                f"--volume={bake(**answers).path}:/service:ro",
+                "--volume=template-test-pip:/root/.cache/pip",
+            ]
+            if answers.get("database") == "postgresql":
+                url = postgresql_server(f"locks{python}")
+                options += ["--network=host", f"--env=TEST_DATABASE_URL={url}"]
+            image = f"python:{python}-slim-trixie"
+            command = ("run", "--rm", *options, image, "sh", "-c", script)
+            running[python] = pool.submit(docker, *command)
+        yield running
+
+
+def test_both_locks_install_and_its_tests_pass(
+    answers: dict[str, str | int], outputs: dict[str, Future[str]]
+) -> None:
+    output = outputs[str(answers["python_version"])].result()
     assert re.search(r"\d+ passed", output)
     assert "skipped" not in output
 

@@ -9,7 +9,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 CONFIG = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-DEFAULTS = {name: value[0] if isinstance(value, list) else value for name, value in CONFIG.items()}
 QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 DEFAULTS = {
     name: CONFIG[name][0] if isinstance(CONFIG[name], list) else CONFIG[name] for name in QUESTIONS
