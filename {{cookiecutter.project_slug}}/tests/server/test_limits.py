@@ -1,5 +1,6 @@
 """What clients may send and how slowly, over raw sockets."""
 
+import contextlib
 import json
 import re
 import socket
@@ -188,24 +189,23 @@ def test_a_head_and_a_trailer_are_limited_even_after_an_answer(
 
 
 @pytest.mark.slow
-def test_an_idle_connection_costs_little(server: Process) -> None:
+def test_an_idle_connection_costs_little() -> None:
     """Each has sent a body that nobody read; the second hundred is measured."""
     request = POST.replace(b"echo", b"early") + b"Content-Length: 250000\r\n\r\n" + b"x" * 250_000
-    connections: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving())
 
-    def connect() -> None:
-        for _ in range(100):
-            connections.append(server.connect())
-            connections[-1].sendall(request)
-            answer(connections[-1])
+        def connect() -> None:
+            for _ in range(100):
+                connection = stack.enter_context(server.connect())
+                connection.sendall(request)
+                answer(connection)
 
-    connect()
-    time.sleep(2)  # the server frees what it does not need once a second
-    before = resident(server)
-    connect()
-    wait_until(lambda: resident(server) - before < 100 * 20)
-    for connection in connections:
-        connection.close()
+        connect()
+        time.sleep(2)  # the server frees what it does not need once a second
+        before = resident(server)
+        connect()
+        wait_until(lambda: resident(server) - before < 100 * 20)
 
 
 @pytest.mark.slow
