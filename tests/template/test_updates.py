@@ -261,3 +261,76 @@ def test_a_service_that_was_generated_without_cruft_is_adopted(team: Team) -> No
     assert "diff" not in shown
     team.run("cruft", "update", "-y", folder="stock")
     assert missing(team.folder / "stock", THEIRS) == []
+
+
+# The last commit before the server moved out of app/.
+FIRST = "b9231f0"
+CHANGES: dict[str, list[Change]] = {
+    "app/main.py": [
+        ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
+        (
+            "app/main.py",
+            "(items.router)\n",
+            "(items.router)\n    app.include_router(orders.router)\n",
+        ),
+    ],
+    "app/settings.py": [
+        (
+            "app/settings.py",
+            "    docs: bool = True\n",
+            '    warehouse: str = "near"\n    """Where orders go."""\n\n    docs: bool = True\n',
+        )
+    ],
+    "Dockerfile": [("Dockerfile", "PORT=8000", "PORT=9999")],
+}
+
+
+@pytest.fixture(scope="module")
+def first_release(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with 1.0.0, as it was before the server moved, and 1.1.0, as it is now."""
+    archive = subprocess.run(["git", "archive", FIRST], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        lacking(f"no commit {FIRST}: {archive.stderr.decode()}")
+    repository = tmp_path_factory.mktemp("moved") / "template"
+    repository.mkdir()
+    subprocess.run(["tar", "-x"], cwd=repository, input=archive.stdout, check=True)
+    release(repository, "1.0.0")
+    subprocess.run(["git", "rm", "-rqf", "."], cwd=repository, check=True)
+    shutil.copytree(template, repository, dirs_exist_ok=True)
+    release(repository, "1.1.0")
+    return repository
+
+
+def test_a_service_from_before_the_move_keeps_its_owner_s_changes(
+    team: Team, first_release: Path
+) -> None:
+    config = Path(team.environment["GIT_CONFIG_GLOBAL"])
+    config.write_text(config.read_text().replace(str(team.template), str(first_release)))
+    service = team.create('{"create_venv": false, "database": "none"}')
+    team.commit("my-service")
+    (service / "app/orders.py").write_text(ORDERS)
+    for changes in CHANGES.values():
+        change(service, changes)
+    team.commit("my-service")
+
+    team.update("--checkout", "1.1.0")
+
+    assert not [name for name in leftovers(service) if name.endswith((".rej", ".orig"))]
+    assert not (service / "app/server.py").exists()
+    assert not (service / "gunicorn.conf.py").exists()
+    assert (service / "server/__main__.py").exists()
+    assert (service / "app/orders.py").read_text() == ORDERS
+    conflicts = {*leftovers(service)}
+    assert conflicts <= {Path(name).name for name in CHANGES}
+    for name, changes in CHANGES.items():
+        if Path(name).name in conflicts:  # as docs/updating.md says
+            team.run("git", "checkout", "--theirs", name, folder="my-service")
+            change(service, changes)
+    assert "PORT=9999" in (service / "Dockerfile").read_text()
+    asked = (
+        "from fastapi.testclient import TestClient; from app.main import app;"
+        " client = TestClient(app).__enter__();"
+        " print(client.get('/orders/').status_code, app.state.settings.warehouse)"
+    )
+    assert team.run(sys.executable, "-c", asked, folder="my-service").endswith("200 near\n")
+    team.run(sys.executable, "-m", "mypy", folder="my-service")
