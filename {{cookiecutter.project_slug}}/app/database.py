@@ -106,6 +106,14 @@ def _sqlite_code(error: exc.OperationalError) -> int:
     return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
 
 
+def _is_mistake(error: exc.OperationalError) -> bool:
+    """Tell a mistake in SQL from a database that is away, too slow or busy."""
+    state = str(getattr(error.orig, "sqlstate", None))
+    # PostgreSQL: a limit of a statement, or a wrong state of an object; 55P03 is a lock.
+    mistake = state.startswith(("54", "55")) and state != "55P03"
+    return mistake or _sqlite_code(error) == sqlite3.SQLITE_ERROR
+
+
 def _begin(connection: Connection) -> None:
     """Begin a transaction, as soon as no other process writes to SQLite."""
     while True:
@@ -203,8 +211,7 @@ class Database:
                 with engine.connect() as connection:
                     return function(connection)
             except exc.OperationalError as error:
-                # SQLite reports mistakes in SQL like this, too.
-                if _sqlite_code(error) == sqlite3.SQLITE_ERROR:
+                if _is_mistake(error):
                     raise
                 raise DatabaseUnavailable(str(error.orig)) from None
 

@@ -313,12 +313,17 @@ def fail_in_syntax(connection: Connection) -> None:
     connection.exec_driver_sql("SELEC 1")
 
 
+def fail_in_state(connection: Connection) -> None:
+    """Ask for the last value of a sequence that was not used; SQLite lacks the function."""
+    connection.exec_driver_sql("SELECT lastval()")
+
+
 def time_out(_: Connection) -> None:
     """Fail as a call of another service does."""
     raise TimeoutError
 
 
-@pytest.mark.parametrize("function", [fail_in_sql, fail_in_syntax, time_out])
+@pytest.mark.parametrize("function", [fail_in_sql, fail_in_syntax, fail_in_state, time_out])
 def test_a_mistake_is_answered_500_and_logged(
     function: Callable[[Connection], None],
     settings: Settings,
