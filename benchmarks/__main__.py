@@ -165,30 +165,49 @@ class Benchmark:
                 self.add("workers", candidate.name, number, found["throughput"], str(count))
 
     def database(self) -> None:
-        """Write and read items of ours, of FastAPI with the driver alone, and by the driver alone."""
-        with measure.postgresql(self.cores.database) as url:
-            for number, candidate in self.turns(self.size.rounds, self.databases):
-                kind = candidate.on or candidate.name
-                environment = {"DATABASE_URL": url} if kind == "postgresql" else {}
+        """Write and read items of ours, of FastAPI with the driver alone, and by the driver alone.
+
+        All services run, and are asked in turns. Each reads the item that was written first.
+        """
+        with measure.postgresql(self.cores.database) as url, ExitStack() as stack:
+            running: list[tuple[Candidate, str, str]] = []
+            for candidate in self.databases:
+                environment = {"DATABASE_URL": url} if kind_of(candidate) == "postgresql" else {}
                 own = "bare" if candidate.on else "ours"
                 for variant, more in {own: {}, **candidate.variants}.items():
-                    with measure.container(candidate, self.cores.one, 1, environment | more) as (
-                        name,
-                        _,
-                    ):
-                        self.database_of(number, candidate, variant, name)
+                    service = measure.container(candidate, self.cores.one, 1, environment | more)
+                    running.append((candidate, variant, stack.enter_context(service)[0]))
+            for what, endpoint in (("create", "POST /items/"), ("read", "GET /items/1")):
+                for number, (candidate, variant, name) in self.turns(self.size.rounds, running):
+                    if number == 0:  # to warm up
+                        measure.load(candidate, name, self.cores.load, endpoint, 1)
+                    self.database_of(number, candidate, variant, name, what, endpoint)
+        self.database_memory()
 
-    def database_of(self, number: int, candidate: Candidate, variant: str, name: str) -> None:
-        """Write and read items in the container `name`; read the one that was written first."""
-        kind, duration = candidate.on or candidate.name, self.size.load
-        for what, endpoint in (("create", "POST /items/"), ("read", "GET /items/1")):
-            measure.load(candidate, name, self.cores.load, endpoint, 1)  # to warm up
-            found = {variant: measure.load(candidate, name, self.cores.load, endpoint, duration)}
-            if variant == "bare":
-                found["driver alone"] = measure.driver(name, what, duration)
-            for who, values in found.items():
-                self.add(f"database_{what}", who, number, values["throughput"], kind)
-                self.add(f"database_{what}_cpu", who, number, values["cpu"], kind)
+    def database_of(
+        self, number: int, candidate: Candidate, variant: str, name: str, what: str, endpoint: str
+    ) -> None:
+        """Write or read items in the container `name`."""
+        seconds = self.size.load
+        found = {variant: measure.load(candidate, name, self.cores.load, endpoint, seconds)}
+        if variant == "bare":
+            found["driver alone"] = measure.driver(name, what, seconds)
+        for who, values in found.items():
+            if "p99" in values:
+                values["tail"] = values["p99"] / values["p50"]
+            for metric, value in values.items():
+                name = f"database_{what}_{metric}".removesuffix("_throughput")
+                if name in report.METRICS:
+                    self.add(name, who, number, value, kind_of(candidate))
+
+    def database_memory(self) -> None:
+        """Weigh four workers of ours with SQLite, after load."""
+        candidate = next(one for one in self.databases if one.name == "sqlite")
+        for number in range(self.size.rounds):
+            with measure.container(candidate, self.cores.two, workers=4) as (name, _):
+                for endpoint in ("POST /items/", "GET /items/1", "GET /items/"):
+                    measure.load(candidate, name, self.cores.load, endpoint, self.size.load)
+                self.add("database_memory", "ours", number, measure.mebibytes(name), "sqlite")
 
     def template(self) -> None:
         """Generate a project, with .venv and until it is healthy, beside what the tools alone take."""
@@ -224,6 +243,11 @@ class Benchmark:
                     took += ready + measure.wait_healthy(name)
                 self.add(metric, "ours", number, took)
                 shutil.rmtree(project)
+
+
+def kind_of(candidate: Candidate) -> str:
+    """Return the database of a candidate."""
+    return candidate.on or candidate.name
 
 
 def about(arguments: Sequence[str], candidates: list[Candidate]) -> dict[str, object]:

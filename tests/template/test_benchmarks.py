@@ -57,6 +57,16 @@ def test_a_goal_may_compare_two_cases_of_ours() -> None:
     assert row in report.goals_table(Results(measured))
 
 
+def test_a_goal_may_judge_one_case_alone() -> None:
+    measured = [
+        Sample("database_read", case, candidate, 0, value)
+        for case, ours in (("sqlite", 80), ("postgresql", 10))
+        for candidate, value in (("ours", ours), ("bare", 100))
+    ]
+    goal = Goal("database_read", 0.7, "bare", least=True, case="sqlite")
+    assert goal.check(Results(measured)) == ("sqlite", Spread(0.8, 0.8, 0.8))
+
+
 @pytest.mark.parametrize(
     ("ours", "verdict"), [([1, 2], "holds"), ([1, 6], "unclear"), ([6, 7], "**missed**")]
 )
