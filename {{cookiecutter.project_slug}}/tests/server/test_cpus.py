@@ -11,7 +11,7 @@ from server import cpus
 @pytest.fixture
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty folder for cgroup files, on a machine with four CPUs."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", {0: range(4)}.__getitem__, raising=False)
     (tmp_path / "cpu").mkdir()
     return tmp_path
 
@@ -40,6 +40,15 @@ def test_without_a_quota_the_affinity_counts(cgroups: Path) -> None:
     (cgroups / "cpu/cpu.cfs_quota_us").write_text("-1\n")
     (cgroups / "cpu/cpu.cfs_period_us").write_text("100000\n")
     assert cpus.available(cgroups) == 4
+
+
+@pytest.mark.parametrize(("count", "workers"), [(3, 3), (None, 1)])
+def test_without_an_affinity_the_machine_counts(
+    count: int | None, workers: int, cgroups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert cpus.available(cgroups) == workers
 
 
 def test_this_machine_has_at_least_one() -> None:
