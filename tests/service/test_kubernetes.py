@@ -395,7 +395,7 @@ def test_make_deploy_rolls_nothing_out_when_the_migration_fails(make: Any) -> No
     assert status != 0
     assert 'newTag: "0.1.0"' in output
     assert "no such column" in output
-    assert "nothing was rolled out, and the version before serves on" in output
+    assert "nothing was rolled out, and the previous version still serves" in output
     assert APPLY not in calls
     # Again, once the cause is gone: the failed Job is replaced.
     status, output, calls = make("deploy", "OVERLAY=staging")
@@ -407,7 +407,7 @@ def test_make_deploy_rolls_nothing_out_when_the_migration_fails(make: Any) -> No
 def test_make_deploy_says_what_to_do_when_the_roll_out_fails(make: Any) -> None:
     status, output, _ = make("deploy", "OVERLAY=staging", roll_out=1)
     assert status != 0
-    assert "the pods of the version before serve on" in output
+    assert "the pods of the previous version still serve" in output
     assert "make rollback OVERLAY=staging" in output
 
 
