@@ -62,7 +62,7 @@ def question(name: str) -> dict[str, Any]:
 
 
 def configuration() -> str:
-    """Return the text of copier.yml, in which each value is JSON, as YAML may be."""
+    """Return the text of copier.yml; each value is JSON, which YAML includes."""
     names = ", ".join(f"{name}={name}" for name in QUESTIONS)
     service = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
     skipped = [f"**/{path}" for path in service["tool"]["cruft"]["skip"]]

@@ -45,7 +45,7 @@ GROUPS = {
         }.items()
     },
 }
-# One replacement for each operator: the others only take longer. `|` stands in annotations, which nothing runs.
+# One replacement for each operator, because more only take longer. No `|`, because it is in annotations alone.
 OPERATORS = (
     "ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul|Pow_Mul|BitAnd_BitOr)"
     "|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is|In_NotIn|NotIn_In)"

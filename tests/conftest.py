@@ -22,10 +22,7 @@ from tests.support.services import Bake, Service
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of this repository without what working in it leaves behind.
-
-    Cookiecutter copies everything that it finds, caches and virtual environments included.
-    """
+    """Return a copy of this repository without caches and virtual environments, which Cookiecutter copies."""
     copy = tmp_path_factory.mktemp("repository") / "template"
     left_behind = ".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "build"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_behind))

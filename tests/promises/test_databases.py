@@ -1,4 +1,4 @@
-"""Services with a database, in real containers: what is kept, and what is answered without it.
+"""Services with a database, in real containers: kept rows, and answers without the database.
 
 FULL=1 runs the long ones in full size.
 """
@@ -45,7 +45,9 @@ FULL = os.environ.get("FULL") == "1"
 # SQLite -------------------------------------------------------------------------------------------
 
 
-def test_sqlite_says_why_where_it_may_not_write(build: Build, tmp_path: Path) -> None:
+def test_the_log_names_a_file_of_sqlite_that_cannot_be_written(
+    build: Build, tmp_path: Path
+) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file" / "service.db"
     folder.mkdir(mode=0o755)
     file.parent.mkdir()
@@ -103,7 +105,7 @@ def test_sqlite_needs_no_temporary_folder(build: Build) -> None:
 def serving(
     kind: str, image: str, workers: int, *more: str
 ) -> Iterator[tuple[Container, Container | None]]:
-    """Run a service with its database; yield both, and see that nothing in its log is odd."""
+    """Run a service with its database, and yield both; each line of its log must be JSON."""
     with (
         database(kind, image) as (options, server),
         container(image, *options, f"--env=WORKERS={workers}", *more) as started,
@@ -114,7 +116,7 @@ def serving(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> None:
+def test_no_row_is_lost_or_duplicated_under_load(kind: str, build: Build) -> None:
     async def load(client: Client) -> None:
         for _ in range(2_000 if FULL else 100):
             await client.step()
@@ -133,7 +135,7 @@ def test_no_row_is_lost_or_there_twice_under_load(kind: str, build: Build) -> No
 
 
 def kill_busiest(workers: set[str]) -> None:
-    """Kill the worker that holds most clients: one may have accepted all."""
+    """Kill the worker that holds most clients, because another one may hold none."""
 
     def clients(pid: str) -> int:
         rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
@@ -209,8 +211,8 @@ def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
-def test_a_lost_server_is_survived(fault: str, build: Build) -> None:
-    """Twenty requests a second, come what may: nothing but 503 while the server is away."""
+def test_requests_get_503_only_while_the_server_is_away(fault: str, build: Build) -> None:
+    """Twenty requests a second are sent before, during and after the fault."""
 
     async def load(host: str, clients: list[Client], over: asyncio.Event) -> None:
         idle: list[Client] = []

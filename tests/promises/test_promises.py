@@ -42,7 +42,7 @@ from tests.support.services import Bake
 pytestmark = pytest.mark.docker
 
 FULL = os.environ.get("FULL") == "1"
-# What is asked for where any answer will do: it reads the database.
+# The request of tests that need any answer of the database.
 ITEMS = "/items/?limit=1"
 QUICK_CHECKS = (
     "--health-interval=1s",
@@ -190,7 +190,7 @@ def test_3_a_failed_start_ends_it_and_says_why(
 
 
 async def lose_a_worker(started: Container, times: int, blocked: bool) -> None:
-    """Kill or block a worker under load; check who is hurt, and when the next one works."""
+    """Kill or block a worker under load; check how many requests fail, and when the next one works."""
     host = started.address
     for _ in range(times):
         workers = started.worker_pids()
@@ -236,7 +236,7 @@ def test_4_a_blocked_worker_is_replaced(image: str) -> None:
     [["--env=FAULT=die", "--health-start-period=15s"], ["--memory=24m", "--memory-swap=24m"]],
     ids=["dying", "memory"],
 )
-def test_5_a_crash_loop_is_seen_from_outside(options: list[str], image: str) -> None:
+def test_5_a_crash_loop_ends_or_becomes_unhealthy(options: list[str], image: str) -> None:
     with container(image, *options) as started:
 
         def seen() -> bool:
@@ -454,7 +454,7 @@ def test_10_half_open_connections_are_dropped_and_delay_no_other_client(image: s
         return alone, beside, open_still
 
     with running(image, WORKERS=2) as started:
-        # What is made once is made before.
+        # Before the measurement, the service makes everything that it makes once.
         asyncio.run(steadily(started.address, 8000, ITEMS, 100, 300))
         before = started.memory()
         alone, beside, open_still = asyncio.run(scenario(started.address))
@@ -633,7 +633,7 @@ def test_15_workers_that_have_started_take_half_of_the_memory(kind: str, build: 
             time.sleep(2)
             return started.memory()
 
-    # What the kernel happens to cache of the files is counted, too: the least of several.
+    # The memory includes files that the kernel has cached, so the least of several counts.
     times = 3 if FULL else 2
     ours = min(started_with() for _ in range(times))
     guides = min(started_with(*AS_THE_GUIDE) for _ in range(times))
@@ -646,7 +646,7 @@ def test_15_memory_does_not_grow_under_load(image: str) -> None:
     seconds = 600 if FULL else 20
     with running(image, WORKERS=4) as started:
         host = started.address
-        # What is made once is made, by more at a time: every connection to the database is open.
+        # Before the measurement, the service opens every connection to the database.
         asyncio.run(steadily(host, 8000, ITEMS, 600, 3000))
         asyncio.run(steadily(host, 8000, ITEMS, 200, 4000))
         before = started.memory()

@@ -43,7 +43,7 @@ def swarm() -> Iterator[None]:
 
 
 class Balancer:
-    """What a load balancer does that asks `/readyz` each second: it knows the ports of ready tasks."""
+    """A load balancer that asks `/readyz` each second, and so knows the ports of ready tasks."""
 
     def __init__(self, service: str) -> None:
         self.service = service

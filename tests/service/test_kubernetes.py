@@ -25,7 +25,7 @@ VERSIONS = ["1.35", "1.36", "1.37"]
 # Connections that PostgreSQL has for us by default: 100, of which 3 are reserved.
 CONNECTIONS = 97
 
-# What checkov asks for and the manifests do not do.
+# Checks of checkov that the manifests fail on purpose.
 EXPLAINED = {
     "CKV_K8S_11": "a CPU limit throttles; one worker cannot use much more than one CPU",
     "CKV_K8S_15": "a tag is never pushed twice, so pulling it again at each start adds a dependency",
@@ -271,7 +271,7 @@ def test_a_pod_is_as_restricted_as_the_standard_asks(kind: str, bake: Bake) -> N
 
 @OVERLAYS
 @DATABASES
-def test_selectors_find_what_they_are_for(overlay: str, database: str, bake: Bake) -> None:
+def test_selectors_select_the_right_pods(overlay: str, database: str, bake: Bake) -> None:
     found = objects(bake_it(bake, database), overlay)
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
 

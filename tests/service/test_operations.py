@@ -1,4 +1,4 @@
-"""What DATABASE.md and the README say about running a database: ports, migrations, backups, going back."""
+"""The commands of DATABASE.md and the README: ports, migrations, backups, older images."""
 
 from __future__ import annotations
 

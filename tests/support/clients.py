@@ -1,4 +1,4 @@
-"""Clients of the items: one request, every endpoint once, or many changes that are remembered."""
+"""Clients of the items: one request, every endpoint once, or many changes that a client checks later."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def priced(hundredths: int) -> dict[str, Any]:
 
 
 class Client:
-    """A client that sends one request after another, and knows what it was told."""
+    """A client that sends one request after another, and remembers the answers."""
 
     def __init__(self, host: str, seed: int) -> None:
-        """Prepare a client of the service at port 8000 of `host`; `seed` says what it does."""
+        """Prepare a client of the service at port 8000 of `host`; `seed` determines its requests."""
         self.host = host
         self.random = random.Random(seed)  # noqa: S311
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.kept: dict[int, dict[str, Any]] = {}
         self.deleted: list[int] = []
-        # Names of what was not answered as done: it may be there, or not.
+        # Names of items whose change got no answer, so it may have been made or not.
         self.doubtful: set[str] = set()
         # When each request began and ended, and its status: 0 without an answer.
         self.answers: list[tuple[float, float, int]] = []
@@ -131,7 +131,7 @@ class Client:
             self.doubtful.add(item["name"])
 
     async def read(self) -> None:
-        """Read an item, or what is no longer there."""
+        """Read an item, which may have been deleted."""
         item_id = self.random.choice([*self.kept, *self.deleted[-1:]])
         expected = self.kept.get(item_id)
         status, body = await self.ask("GET", f"/items/{item_id}")
@@ -164,7 +164,7 @@ class Client:
             self.doubtful.add(before["name"])
 
     async def step(self) -> None:
-        """Do one thing or another."""
+        """Send a random request."""
         do: list[Callable[[], Awaitable[None]]] = [self.create] * 4
         if self.kept:
             do += [self.read] * 3 + [self.list, self.replace, self.delete]
@@ -172,7 +172,7 @@ class Client:
 
 
 def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
-    """See that the items that are stored are those that the clients know of."""
+    """Check that the stored items are those that the clients know."""
     by_id = {item["item_id"]: item for item in items}
     assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
     known: set[str] = set()

@@ -1,4 +1,4 @@
-"""What tests do with programs and time."""
+"""Programs, ports and waiting."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the active virtual environment, and no byte-code.
+    """Return this process's environment without the active virtual environment.
 
-    Tests share generated folders and compare their files, so Python must not leave any there.
+    Python writes no byte-code, because tests compare the files of generated folders.
     """
     own = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     return own | {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip the test, or fail it where REQUIRE_DOCKER=1 says that nothing it needs may be missing."""
+    """Skip the test, or fail it if REQUIRE_DOCKER=1."""
     if os.environ.get("REQUIRE_DOCKER") == "1":
         pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
     pytest.skip(reason)
@@ -76,7 +76,7 @@ def wait_until(
     what: Callable[[], str] = str,
     pause: float = 0.1,
 ) -> T:
-    """Return the first true value of `condition`, or fail after `seconds` with what `what` says."""
+    """Return the first true value of `condition`, or fail after `seconds` with the text of `what`."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():

@@ -187,7 +187,7 @@ def schemathesis(url: str, seed: int, examples: int, folder: Path) -> int:
     return int(passed[1])
 
 
-# The worst that was measured for each promise, by its number: what is measured, the figure, its unit.
+# The worst figures by the number of the promise: a label, the figure, its unit.
 MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
 
 
@@ -206,7 +206,7 @@ def answers(url: str) -> bool:
 
 
 def remove(service: Service) -> None:
-    """Leave nothing of a service in Docker."""
+    """Remove everything of a service from Docker."""
     down = "docker compose --profile dev down --volumes"
     environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
     for command in down, "make rmi YES=1", "make prune YES=1":

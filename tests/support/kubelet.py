@@ -1,8 +1,8 @@
-"""What a kubelet, an endpoint controller and a Deployment's controller do, on Docker.
+"""A kubelet, an endpoint controller and a Deployment's controller, on Docker.
 
-Only manifests say how: image, variables, security, volumes, limits, probes, grace period, strategy. HAProxy,
-which passes connections on without looking into them, is the Service. A pod that stops is removed from it
-up to `LATE` seconds after SIGTERM. Connections that are open stay open, as they do in a cluster.
+The manifests set image, variables, security, volumes, limits, probes, grace period and strategy. HAProxy
+is the Service: it passes connections on. A pod that stops is removed from it up to `LATE` seconds after
+SIGTERM. Open connections stay open, as they do in a cluster.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Failed(Exception):  # noqa: N818 - it is what the controller says
 
 
 def run_options(objects: Objects, kind: str, secret: dict[str, str]) -> tuple[str, list[str]]:
-    """Return the image of a Deployment or Job, and what its pod means for `docker run`."""
+    """Return the image of a Deployment or Job, and the options of `docker run` for its pod."""
     specification = objects[kind]["spec"]["template"]["spec"]
     (container,) = specification["containers"]
     variables: dict[str, str] = {}
@@ -279,7 +279,7 @@ class Cluster:
         self.command(f"set server pods/pod{pod.slot} state maint")
 
     def remember(self, pod: Pod, log: str) -> None:
-        """Keep what a pod that has ended leaves."""
+        """Keep an ended pod and its log."""
         self.pods.remove(pod)
         self.ended.append(pod)
         self.logs[pod.name] = log

@@ -1,4 +1,4 @@
-"""Clients on raw connections: what they do is exact, and what becomes of each is known."""
+"""Clients on raw connections, which count the outcome of each request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK = b"HTTP/1.1 200"
 
 @dataclass
 class Result:
-    """What became of many requests: a count for each outcome, and how long the good ones took."""
+    """Outcomes of many requests: a count for each, and the seconds of the good ones."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """Count what is no answer of 200: refusals, resets, hang-ups, other answers."""
+        """Count refusals, resets, hang-ups and answers other than 200."""
         return self.total - self.outcomes["ok"]
 
     @property

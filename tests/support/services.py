@@ -1,4 +1,4 @@
-"""Generated services: what is tested, and what is in one."""
+"""Generated services: the tested answers, and the files of each."""
 
 from __future__ import annotations
 

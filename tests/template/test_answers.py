@@ -1,4 +1,4 @@
-"""Answers: right ones arrive exactly, wrong ones are refused before anything is written.
+"""Answers: valid ones are rendered exactly, invalid ones are refused before anything is written.
 
 `EXAMPLES=10000 pytest -m slow tests/template/test_answers.py` tries more of them than the usual 300.
 """

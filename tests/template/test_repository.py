@@ -1,4 +1,4 @@
-"""What is around the template: workflows, scripts, documents, the promise of the README."""
+"""The files around the template: workflows, scripts, documents."""
 
 from __future__ import annotations
 

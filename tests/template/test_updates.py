@@ -1,4 +1,4 @@
-"""A template that goes on, services whose owners do too, and `cruft update` between them, for real."""
+"""Real runs of `cruft update`, after changes of the template and of a service's owner."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def read_orders() -> list[str]:
 
 
 def change(folder: Path, changes: Iterable[Change]) -> None:
-    """Change files, each of which must say once what is to be changed."""
+    """Change files, each of which must hold the old text once."""
     for name, old, new in changes:
         text = (folder / name).read_text("utf-8")
         assert text.count(old) == 1, (name, old)
@@ -81,7 +81,7 @@ class Team:
         return run(*command, cwd=self.folder / folder, env=self.environment, status=status)
 
     def document(self, heading: str, folder: str = ".") -> str:
-        """Run the commands that stand below `heading` in the document, as they stand there."""
+        """Run the commands below `heading` in the document."""
         section = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
         (text,) = (part for part in section if part.startswith(f"{heading}\n"))
         commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
@@ -153,7 +153,7 @@ def team(releases: Path, tmp_path: Path) -> Team:
 
 
 def leftovers(service: Path) -> list[str]:
-    """List what a patch that does not fit leaves behind."""
+    """List the files that a patch with conflicts leaves."""
     return [
         path.name
         for path in service.rglob("*")

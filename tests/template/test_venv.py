@@ -211,7 +211,7 @@ class Machine:
         assert (self.folder / ".venv" / "installed").exists()
         return printed
 
-    def says_why_not(self) -> str:
+    def fails(self) -> str:
         """Run the script; check that there is no .venv, and return the reason in the last line."""
         status, printed = self.run()
         assert status == 1, printed
@@ -271,7 +271,7 @@ def other_venv_active(machine: Machine) -> None:
     machine.env["VIRTUAL_ENV"] = str(other)
 
 
-def led_astray(machine: Machine) -> None:
+def misleading_variables(machine: Machine) -> None:
     shadows = machine.tmp_path / "shadows"
     shadows.mkdir()
     for name in ("pip", "venv", "ensurepip", "demo"):
@@ -290,7 +290,7 @@ def odd_path(machine: Machine) -> None:
 CONDITIONS: dict[str, Callable[[Machine], object]] = {
     "HOME unset": lambda machine: machine.env.pop("HOME"),
     "another venv active": other_venv_active,
-    "variables that change what pip and uv install": led_astray,
+    "variables that change what pip and uv install": misleading_variables,
     "spaces, quotes and emoji in the path": odd_path,
 }
 
@@ -303,7 +303,7 @@ def test_it_works_with(condition: str, machine: Machine) -> None:
     machine.makes_venv()
 
 
-# It does not work, and says why
+# It fails, and the last line has the reason
 
 
 @with_each_tool
@@ -313,7 +313,7 @@ def test_no_network(machine: Machine) -> None:
         lacking("this user may not take the network away")
     machine.command = [unshare, "-n", *machine.command]
     started = time.monotonic()
-    assert machine.says_why_not().startswith("the package index cannot be reached (")
+    assert machine.fails().startswith("the package index cannot be reached (")
     assert time.monotonic() - started < 30  # 10 are promised; machines that run tests are busy
 
 
@@ -325,7 +325,7 @@ def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machi
         machine.use_index(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}/simple/")
         if not there:
             silent.close()
-        why = machine.says_why_not()
+        why = machine.fails()
     assert why.startswith("the package index cannot be reached (")
     assert ("took more than 6 s" in why) is there
     assert "secret" not in why
@@ -335,7 +335,7 @@ def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machi
 @with_each_tool
 def test_a_package_with_another_hash_is_refused(machine: Machine) -> None:
     write_service(machine.folder, digest="0" * 64)
-    assert re.search("(?i)hash", machine.says_why_not())
+    assert re.search("(?i)hash", machine.fails())
 
 
 @pytest.mark.slow
@@ -355,7 +355,7 @@ def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> No
     done = subprocess.run([machine.command[0], "-c", f"import {module}"], capture_output=True)
     if b"ModuleNotFoundError" not in done.stderr:
         pytest.skip("this Python cannot be copied")
-    assert machine.says_why_not() == (
+    assert machine.fails() == (
         f"Python 3.{THIS} came without ensurepip; install python3.{THIS}-venv (Debian, Ubuntu) or uv"
     )
 
@@ -373,7 +373,7 @@ def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
     uv.unlink()
     uv.write_text(program)
     uv.chmod(0o755)
-    assert why in machine.says_why_not()
+    assert why in machine.fails()
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_a_read_only_folder_is_one_clear_line(machine: Machine) -> None:
     ]  # root's
     machine.command = rights * (os.geteuid() == 0) + machine.command
     machine.folder.chmod(0o555)
-    assert "ermission denied" in machine.says_why_not()
+    assert "ermission denied" in machine.fails()
     machine.folder.chmod(0o755)
 
 

@@ -123,7 +123,7 @@ def test_a_good_value_is_accepted_and_does_not_change(
 # {% if cookiecutter.database != "none" %}
 
 
-def test_a_url_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "app:s3cr3t@host/app")
     with pytest.raises(ValidationError, match="database_url") as caught:
         Settings()

@@ -1,4 +1,4 @@
-"""The health probe, against servers that are well, ill, slow and gone."""
+"""The health probe, against servers that answer, fail, hang or are not there."""
 
 import socket
 from threading import Thread
@@ -9,7 +9,7 @@ from server import probe
 
 
 def ask(answer: bytes, linger: bool = False) -> int:
-    """Return the probe's exit status when the server sends `answer`, and maybe says nothing more."""
+    """Return the probe's exit status when the server sends `answer`, and closes unless `linger`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -31,23 +31,23 @@ def ask(answer: bytes, linger: bool = False) -> int:
 @pytest.mark.parametrize(
     "status", [b"HTTP/1.1 200 OK", b"HTTP/1.0 204 No Content", b"HTTP/1.1 307 x", b"HTTP/1.1 401 x"]
 )
-def test_an_answer_is_healthy(status: bytes) -> None:
+def test_an_answer_below_500_is_healthy(status: bytes) -> None:
     assert ask(status + b"\r\n\r\n") == 0
 
 
 @pytest.mark.parametrize(
     "status", [b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 2", b"220 ", b""]
 )
-def test_anything_else_is_not(status: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_other_answer_is_unhealthy(status: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(status + b"\r\nDate: x\r\n" * bool(status)) == 1
     assert capsys.readouterr().out == f"/livez: {status.decode() or 'no answer'}\n"
 
 
-def test_silence_is_not() -> None:
+def test_no_answer_is_unhealthy() -> None:
     assert ask(b"", linger=True) == 1
 
 
-def test_no_server_is_not() -> None:
+def test_no_server_is_unhealthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert probe.main("127.0.0.1", port) == 1
