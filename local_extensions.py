@@ -172,7 +172,7 @@ class Answers(ext.Extension):
         if [int(n) for n in re.findall(r"\d+", version)[:2]] < [2, 7]:
             raise FailedHookException(f"Cookiecutter 2.7 or newer is needed, and this is {version}")
         # A caller can replace `_jinja2_env_vars`; answers in another syntax would be code.
-        for name, value in vars(Environment(**CONFIG["_jinja2_env_vars"])).items():  # noqa: S701
+        for name, value in vars(Environment(**CONFIG["_jinja2_env_vars"])).items():  # noqa: S701 - no HTML
             if name.endswith(("_string", "_prefix", "_blocks", "_sequence")):
                 setattr(environment, name, value)
         environment.filters |= {f.__name__: f for f in (slug, quoted, markdown, checked, for_hook)}

@@ -102,7 +102,7 @@ def draw(session: Path, sample: int) -> None:
             (item.mutations[0].start_pos, item.mutations[0].operator_name, item.job_id)
             for item in work.pending_work_items
         )
-        kept = random.Random(13).sample(jobs, min(sample, len(jobs)))  # noqa: S311
+        kept = random.Random(13).sample(jobs, min(sample, len(jobs)))  # noqa: S311 - no secret
         left_out = WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
         for job in set(jobs) - set(kept):
             work.set_result(job[2], left_out)

@@ -153,9 +153,9 @@ def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
 
 def check(cluster: Cluster, result: Result) -> None:
     """Expect that no request failed, no pod was restarted, and each stop ended in time."""
-    print(f"\n{result.total} requests, {dict(result.outcomes)}; {len(cluster.ended)} pods ended")  # noqa: T201
+    print(f"\n{result.total} requests, {dict(result.outcomes)}; {len(cluster.ended)} pods ended")
     if cluster.stops:
-        print(f"longest stop {max(cluster.stops):.1f} s")  # noqa: T201
+        print(f"longest stop {max(cluster.stops):.1f} s")
     assert result.failed == 0, result.outcomes
     assert result.total > 200
     good = [pod for pod in [*cluster.pods, *cluster.ended] if "0.3.0" not in pod.image]
@@ -221,8 +221,8 @@ def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
             await asyncio.sleep(15)
             docker("start", world.database)
             back = await cluster.until(lambda: cluster.ready() == len(before))
-            print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")  # noqa: T201
-            print(dict(result.outcomes))  # noqa: T201
+            print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")
+            print(dict(result.outcomes))
             await asyncio.sleep(1)
             result.outcomes.clear()
             await asyncio.sleep(6)

@@ -175,7 +175,7 @@ def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build
         async with asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(load(client, over))
-            await asyncio.sleep(0.3 + 0.4 * random.random())  # noqa: S311
+            await asyncio.sleep(0.3 + 0.4 * random.random())
             await asyncio.to_thread(kill)
             await asyncio.sleep(0.1)
             over.set()

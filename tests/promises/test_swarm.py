@@ -76,13 +76,13 @@ class Balancer:
 
         async def keep() -> None:
             while not stop.is_set():
-                await kept_alive("127.0.0.1", random.choice(self.ports), "/items/1", 2, 0.2, result)  # noqa: S311
+                await kept_alive("127.0.0.1", random.choice(self.ports), "/items/1", 2, 0.2, result)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(10):
                 group.create_task(keep())
             while not stop.is_set():
-                port = random.choice(self.ports)  # noqa: S311 - no secret
+                port = random.choice(self.ports)
                 group.create_task(once("127.0.0.1", port, "/items/1", result))
                 await asyncio.sleep(1 / 50)
 
@@ -156,6 +156,6 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
         docker("stack", "rm", name, check=False)
         for image in [*images, f"{name}:bad"]:
             docker("rmi", "--force", image, check=False)
-    print(f"\n{result.total} requests, {dict(result.outcomes)}")  # noqa: T201
+    print(f"\n{result.total} requests, {dict(result.outcomes)}")
     assert result.failed == 0, result.outcomes
     assert result.total > 1000

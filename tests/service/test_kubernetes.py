@@ -263,7 +263,7 @@ def test_a_pod_is_as_restricted_as_the_standard_asks(kind: str, bake: Bake) -> N
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+        assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
         assert {"memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
     (volume,) = specification["volumes"]
     assert volume["emptyDir"]["sizeLimit"] == "256Mi"

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 FOLDER = ROOT / "docs/recipes"
 # The address in the pages; the tests' services listen elsewhere.
 ADDRESS = "localhost:8000"
-TEMPORARY = ("--tmpfs", "/tmp:size=256m,mode=1777")  # noqa: S108 - in the container
+TEMPORARY = ("--tmpfs", "/tmp:size=256m,mode=1777")
 
 
 @dataclass(frozen=True)

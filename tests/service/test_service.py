@@ -217,7 +217,7 @@ def test_every_read_only_container_of_compose_can_write_to_tmp(database: str, ba
     hardened = [each for each in services.values() if each.get("read_only")]
     assert services["app"] in hardened
     for each in hardened:
-        assert each["tmpfs"] == ["/tmp:size=256m"]  # noqa: S108 - in the container
+        assert each["tmpfs"] == ["/tmp:size=256m"]
 
 
 def test_the_locks_name_the_commands_of_make_lock(bake: Bake) -> None:

@@ -79,7 +79,7 @@ class Client:
     def __init__(self, host: str, seed: int) -> None:
         """Prepare a client of the service at port 8000 of `host`; `seed` determines its requests."""
         self.host = host
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.kept: dict[int, dict[str, Any]] = {}
         self.deleted: list[int] = []

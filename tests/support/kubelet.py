@@ -207,7 +207,7 @@ class Pod:
     async def stop(self) -> None:
         """Remove it from the Service, late, while it gets SIGTERM and its grace period."""
         if self.ready_since is not None:
-            delay = random.uniform(0, LATE)  # noqa: S311 - no secret
+            delay = random.uniform(0, LATE)
             asyncio.get_running_loop().call_later(delay, self.cluster.remove_endpoint, self)
         grace = self.specification["terminationGracePeriodSeconds"]
         begin = time.monotonic()

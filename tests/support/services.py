@@ -167,7 +167,7 @@ def serving(service: Path, *command: str, **environment: str) -> Iterator[dict[s
         wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None)
         yield {"ADDRESS": f"127.0.0.1:{port}", "PID": str(process.pid), "LOG": str(log)}
     except BaseException:
-        print(log.read_text())  # noqa: T201 - pytest shows it
+        print(log.read_text())
         raise
     finally:
         process.send_signal(signal.SIGTERM)

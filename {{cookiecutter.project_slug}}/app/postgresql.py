@@ -17,7 +17,7 @@ from app.threads import seconds_left
 T = TypeVar("T")
 
 # As in .env.example.
-SAMPLE_PASSWORD = "change-me"  # noqa: S105
+SAMPLE_PASSWORD = "change-me"  # noqa: S105 - it is public
 
 
 def find_password(settings: Settings, url: URL) -> str:

@@ -23,7 +23,7 @@ def ask(answer: bytes, linger: bool = False) -> int:
         thread = Thread(target=serve)
         thread.start()
         try:
-            return probe.main("0.0.0.0", server.getsockname()[1], timeout=0.3)  # noqa: S104
+            return probe.main("0.0.0.0", server.getsockname()[1], timeout=0.3)
         finally:
             thread.join()
 
@@ -55,7 +55,7 @@ def test_no_server_is_unhealthy() -> None:
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")],  # noqa: S104
+    [("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")],
 )
 def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
