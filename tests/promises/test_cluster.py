@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
-from tests.support.commands import lacking, wait_until
-from tests.support.containers import container, docker, require_docker
+from tests.support.clients import check_endpoints
+from tests.support.commands import lacking, program, wait_until
+from tests.support.containers import answers, container, docker, require_docker
+from tests.support.databases import postgresql_container
 from tests.support.kubelet import Cluster, Failed, Objects
-from tests.support.load import Result, kept_alive, once
+from tests.support.load import Result, until_stopped
 from tests.support.podman import Podman
 from tests.support.services import Bake
 
@@ -90,7 +91,7 @@ class World:
             await cluster.deploy(self.objects("0.1.0"))
             result = Result()
             stop = asyncio.Event()
-            load = asyncio.create_task(send(cluster.port, result, stop))
+            load = asyncio.create_task(until_stopped(lambda: cluster.port, ITEMS, 5, result, stop))
             try:
                 yield cluster, result
             finally:
@@ -98,27 +99,11 @@ class World:
                 await load
 
 
-async def send(port: int, result: Result, stop: asyncio.Event) -> None:
-    """Send 60 requests a second on new connections, and 40 on eight that are kept, until `stop`."""
-
-    async def keep() -> None:
-        while not stop.is_set():
-            await kept_alive("127.0.0.1", port, ITEMS, 5, 0.2, result)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(8):
-            group.create_task(keep())
-        while not stop.is_set():
-            group.create_task(once("127.0.0.1", port, ITEMS, result))
-            await asyncio.sleep(1 / 60)
-
-
 @pytest.fixture(scope="module")
 def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     require_docker()
-    for program, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
-        if shutil.which(program) is None:
-            lacking(f"no {program}: apt install {package}")
+    for name, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
+        program(name, package)
     if sys.platform != "linux":
         lacking("this machine cannot reach the addresses of containers")
     service = bake(database="postgresql", kubernetes="yes").path
@@ -133,20 +118,15 @@ def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             copy = "COPY *.py app/migrations/versions/" if migrations else ""
             (folder / "Dockerfile").write_text(f"FROM {IMAGE}:0.1.0\n{line}\n{copy}\n")
         docker("build", "--quiet", "--tag", f"{IMAGE}:{version}", str(folder))
-    network = f"test-{uuid.uuid4().hex[:12]}"
-    docker("network", "create", network)
-    variables = ("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=secret")
     try:
-        with container("postgres:17", f"--network={network}", *variables, port=5432) as server:
+        with postgresql_container() as server:
+            name = server.container.name
             secret = {
-                "DATABASE_URL": f"postgresql://app@{server.name}/app",
-                "DATABASE_PASSWORD": "secret",
+                "DATABASE_URL": f"postgresql://app@{name}/app",
+                "DATABASE_PASSWORD": server.password,
             }
-            ready = ("exec", server.name, "pg_isready", "--host=127.0.0.1")
-            wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
-            yield World(network, server.name, secret, manifests)
+            yield World(server.network, name, secret, manifests)
     finally:
-        docker("network", "rm", network, check=False)
         for version in VERSIONS:
             docker("rmi", "--force", f"{IMAGE}:{version}", check=False)
 
@@ -249,19 +229,6 @@ def test_a_migration_waits_for_a_running_one(world: World) -> None:
 # --- podman kube play
 
 
-def use_every_endpoint(address: str) -> None:
-    """Ask for everything that the service serves."""
-    with httpx2.Client(base_url=f"http://{address}:8000", timeout=10) as client:
-        for path in "/", "/health", "/livez", "/readyz", "/docs", "/openapi.json":
-            assert client.get(path).status_code == 200, path
-        lamp = {"name": "Lamp", "price": 12.5}
-        item = client.post("/items/", json=lamp).json()["item"]["item_id"]
-        assert client.get(f"/items/{item}").json()["name"] == "Lamp"
-        assert client.put(f"/items/{item}", json=lamp | {"name": "Desk"}).status_code == 200
-        assert client.get("/items/?q=Desk").json()["items"]
-        assert client.delete(f"/items/{item}").status_code < 300
-
-
 def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
     """With its security context, volume, limits and a real PostgreSQL; then a second version."""
     podman = Podman(tmp_path)
@@ -307,10 +274,9 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
 
             play("first", objects["ConfigMap"], objects["Deployment"])
             name = f"{secret}-pod-0-server"
-            address = podman.address(name)
-            ready = f"http://{address}:8000/readyz"
-            wait_until(lambda: _status(ready) == 200, 60, lambda: podman("logs", name))
-            use_every_endpoint(address)
+            first = f"http://{podman.address(name)}:8000"
+            wait_until(lambda: answers(f"{first}/readyz"), 60, lambda: podman("logs", name))
+            check_endpoints(first)
             form = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.Config.User}}"
             assert podman("inspect", "--format", form, name) == f"true {256 * 2**20} 10001:10001"
             inside = (
@@ -320,18 +286,14 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
             status = dict(line.split() for line in lines.splitlines())
             assert status == {"NoNewPrivs:": "1", "CapEff:": "0" * 16, "Seccomp:": "2"}
 
-            play(
-                "second",
-                *(world.objects("0.2.0")[k] for k in ("ConfigMap", "Deployment")),
-                replace=True,
-            )
+            newer = world.objects("0.2.0")
+            play("second", newer["ConfigMap"], newer["Deployment"], replace=True)
             assert podman("inspect", "--format", "{{.ImageName}}", name) == f"{IMAGE}:0.2.0"
-            second = f"http://{podman.address(name)}:8000/readyz"
-            wait_until(lambda: _status(second) == 200, 60, lambda: podman("logs", name))
-            use_every_endpoint(podman.address(name))
-            grace = objects["Deployment"]["spec"]["template"]["spec"][
-                "terminationGracePeriodSeconds"
-            ]
+            second = f"http://{podman.address(name)}:8000"
+            wait_until(lambda: answers(f"{second}/readyz"), 60, lambda: podman("logs", name))
+            check_endpoints(second)
+            specification = objects["Deployment"]["spec"]["template"]["spec"]
+            grace = specification["terminationGracePeriodSeconds"]
             podman("stop", "--time", str(grace), name)
             assert podman("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
     finally:
@@ -342,10 +304,3 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
         podman("network", "rm", "--force", network, check=False)
         for version in "0.1.0", "0.2.0":
             podman("rmi", "--force", f"{IMAGE}:{version}", check=False)
-
-
-def _status(url: str) -> int:
-    try:
-        return httpx2.get(url, timeout=2).status_code
-    except httpx2.HTTPError:
-        return 0

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
 import time
@@ -24,15 +23,8 @@ import httpx2
 import pytest
 
 from tests.support.clients import LAMP, Client, check, create, statuses, stored
-from tests.support.commands import free_port, lacking, wait_until
-from tests.support.containers import (
-    HARDENED,
-    Build,
-    Container,
-    container,
-    docker,
-    ended,
-)
+from tests.support.commands import free_port, listens, program, wait_until
+from tests.support.containers import HARDENED, Build, Container, container, docker, ended
 from tests.support.databases import Server, database, migrate, postgresql_container, volume
 from tests.support.load import request
 from tests.support.services import Bake
@@ -130,7 +122,7 @@ def test_no_row_is_lost_or_duplicated_under_load(kind: str, build: Build) -> Non
     with serving(kind, build(database=kind), 4) as (started, _):
         clients = asyncio.run(scenario(started.address))
         assert statuses(clients).keys() == {200, 201, 204, 404}
-        check(clients, stored(started))
+        check(clients, stored(started.url))
         assert {line["level"] for line in started.log()} == {"INFO"}
 
 
@@ -207,7 +199,7 @@ def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build
             assert statuses(clients)[201] > 0
             assert statuses(clients).keys() <= {0, 200, 201, 204, 404, 503}
             assert statuses(clients)[0] + statuses(clients)[503] > 0, "nobody noticed"
-            check(everyone, stored(started))
+            check(everyone, stored(started.url))
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
@@ -268,7 +260,7 @@ def test_requests_get_503_only_while_the_server_is_away(fault: str, build: Build
         after = [status for begin, _, status in answers if begin > recovered]
         assert after
         assert set(after) <= good
-        check(clients, stored(started))
+        check(clients, stored(started.url))
         assert started.worker_pids() == workers
         assert started.health == "healthy"
         assert started.inspect("{{.RestartCount}}") == "0"
@@ -378,13 +370,10 @@ def test_without_its_database_it_ends_and_says_why(workers: int, build: Build) -
 @pytest.fixture
 def pgbouncer(postgresql: str, tmp_path: Path) -> Iterator[str]:
     """Run PgBouncer in transaction mode before a PostgreSQL server; return the URL of its database."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        lacking("no PgBouncer: apt install pgbouncer")
+    command = [program("pgbouncer", "pgbouncer"), "--quiet", str(tmp_path / "pgbouncer.ini")]
     port = free_port()
     there = postgresql.rpartition(":")[2].partition("/")[0]
-    settings = tmp_path / "pgbouncer.ini"
-    settings.write_text(
+    (tmp_path / "pgbouncer.ini").write_text(
         f"[databases]\napp = host=127.0.0.1 port={there} user=app\n[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
         "pool_mode = transaction\ndefault_pool_size = 3\n"
@@ -392,15 +381,9 @@ def pgbouncer(postgresql: str, tmp_path: Path) -> Iterator[str]:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     as_user = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.getuid() == 0 else []
-    running = subprocess.Popen([*as_user, program, "--quiet", str(settings)])
-
-    def answers() -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        return False
-
+    running = subprocess.Popen([*as_user, *command])
     try:
-        wait_until(answers, 10)
+        wait_until(lambda: listens(port), 10)
         yield f"postgresql://app@127.0.0.1:{port}/app"
     finally:
         running.terminate()

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.commands import lacking
-from tests.support.services import Bake, Service
+from tests.support.commands import outcome, program
+from tests.support.services import Bake, Service, limits
 
 UV = str(Path(sys.executable).with_name("uv"))
 # The versions that Kubernetes' project supports.
@@ -40,8 +40,7 @@ Objects = dict[str, dict[str, Any]]
 @cache
 def rendered(folder: Path) -> str:
     """Return what `kubectl kustomize` makes of `folder`; skip the test where there is no kubectl."""
-    if shutil.which("kubectl") is None:
-        lacking("no kubectl, with Kustomize 5: apt install kubernetes-client")
+    program("kubectl", "kubernetes-client")
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -54,19 +53,6 @@ def objects(service: Service, overlay: str = "production") -> Objects:
     found = {each["kind"]: each for each in listed}
     assert len(found) == len(listed)
     return found
-
-
-@cache
-def limits(folder: Path) -> dict[str, int]:
-    """Return the defaults of the server's and the service's settings, by their variables."""
-    code = (
-        "from server.settings import ServerSettings as a; from app.settings import Settings as b;"
-        "import json;"
-        "both = a.model_fields | b.model_fields;"
-        "print(json.dumps({k.upper(): f.default for k, f in both.items()}, default=str))"
-    )
-    defaults: dict[str, int] = json.loads(Service(folder, {}).python("-c", code))
-    return defaults
 
 
 OVERLAYS = pytest.mark.parametrize("overlay", ["staging", "production"])
@@ -130,16 +116,8 @@ def test_checkov_finds_nothing_that_is_not_explained(
     file = tmp_path / "all.yaml"
     file.write_text(rendered(bake_it(bake, database).path / "kubernetes/production"))
     tool = [UV, "tool", "run", "--quiet", "--python", sys.executable, "--from", "checkov==3.3.30"]
-    options = [
-        "--framework",
-        "kubernetes",
-        "--output",
-        "json",
-        "--skip-download",
-        "--file",
-        str(file),
-    ]
-    done = subprocess.run([*tool, "checkov", *options], capture_output=True, text=True)
+    options = ["--framework", "kubernetes", "--output", "json", "--skip-download", "--file"]
+    done = subprocess.run([*tool, "checkov", *options, str(file)], capture_output=True, text=True)
     report = json.loads(done.stdout)
     assert report["summary"]["passed"] > 50
     found = {check["check_id"] for check in report["results"]["failed_checks"]}
@@ -340,8 +318,7 @@ esac
 @pytest.fixture
 def make(bake: Bake, tmp_path: Path) -> Any:
     """Return `make(*arguments)`, with a stand-in for kubectl's cluster: status, output, calls."""
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake_it(bake).path, service.path)
+    service = bake_it(bake).copy(tmp_path / "service")
     rendered(service.path / "kubernetes/staging")
     fake = tmp_path / "fake"
     fake.mkdir()
@@ -359,18 +336,11 @@ def make(bake: Bake, tmp_path: Path) -> Any:
             "ROLL_OUT": str(roll_out),
             "PATH": f"{fake}:{os.environ['PATH']}",
         }
-        done = subprocess.run(
-            ["make", *arguments],
-            cwd=service.path,
-            env={k: v for k, v in os.environ.items() if k != "TAG"} | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-        )
+        env = {k: v for k, v in os.environ.items() if k != "TAG"} | variables
+        status, output = outcome("make", *arguments, cwd=service.path, env=env, timeout=60)
         calls = (fake / "calls").read_text().splitlines() if (fake / "calls").exists() else []
         text = service.read("kubernetes/staging/kustomization.yaml")
-        return done.returncode, done.stdout + text, [c for c in calls if "kustomize" not in c[:10]]
+        return status, output + text, [c for c in calls if "kustomize" not in c[:10]]
 
     return run
 

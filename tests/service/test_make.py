@@ -127,8 +127,7 @@ def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: P
     assert "port is also in [compose.yaml](compose.yaml), after `PORT:-`" in service.read(
         "README.md"
     )
-    copy = Service(tmp_path / "copy", {})
-    shutil.copytree(service.path, copy.path)
+    copy = service.copy(tmp_path / "copy")
     copy.run("sed", "-i", f"s/PORT={PORT}/PORT=18004/", "Dockerfile")
     copy.run("sed", "-i", f"s/PORT:-{PORT}/PORT:-18004/", "compose.yaml")
     try:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,8 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.commands import clean_environment, wait_until
+from tests.support.commands import clean_environment, edit, wait_until
 from tests.support.containers import Container, answers, docker, own_copy
+from tests.support.pipelines import lend_venv
 from tests.support.services import Bake, Service
 
 pytestmark = pytest.mark.docker
@@ -31,10 +31,7 @@ PORT = 18005
 def own(bake: Bake, folder: Path, kind: str, name: str = "ops-own") -> Iterator[Service]:
     """Yield a copy of a service, with these tests' packages; Docker keeps nothing of it afterwards."""
     with own_copy(bake, folder, project_slug=name, database=kind, port=PORT) as service:
-        (service.path / ".venv").mkdir()
-        for part in "bin", "lib", "pyvenv.cfg":
-            (service.path / ".venv" / part).symlink_to(Path(sys.prefix) / part)
-        (service.path / ".venv/installed").touch()
+        lend_venv(service.path)
         yield service
 
 
@@ -50,11 +47,9 @@ def names(port: int = PORT) -> list[str]:
 
 def add_column(service: Service, name: str) -> None:
     """Add a column to the table of items."""
-    file = service.path / "app/items/tables.py"
-    text = file.read_text()
     last = "    is_offer: Mapped[bool | None]\n"
-    assert text.count(last) == 1
-    file.write_text(text.replace(last, f"{last}    {name}: Mapped[int | None]\n"))
+    new = f"{last}    {name}: Mapped[int | None]\n"
+    edit(service.path / "app/items/tables.py", last, new)
 
 
 def versions(service: Service) -> list[Path]:

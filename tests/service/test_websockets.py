@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -32,8 +31,7 @@ async def echo(socket: WebSocket) -> None:
 @pytest.fixture(scope="module")
 def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a service with a WebSocket."""
-    folder = tmp_path_factory.mktemp("service") / "service"
-    shutil.copytree(bake(database="none").path, folder)
+    folder = bake(database="none").copy(tmp_path_factory.mktemp("service") / "service").path
     with (folder / "app/main.py").open("a", encoding="utf-8") as main:
         main.write(ECHO)
     return folder

@@ -26,11 +26,11 @@ def create(started: Container, name: str) -> dict[str, Any]:
     return dict(answer.json()["item"])
 
 
-def stored(started: Container) -> list[dict[str, Any]]:
-    """Return every item, page by page."""
+def stored(url: str) -> list[dict[str, Any]]:
+    """Return every item of the service at `url`, page by page."""
     items: list[dict[str, Any]] = []
     cursor = ""
-    with httpx2.Client(base_url=started.url, timeout=20) as client:
+    with httpx2.Client(base_url=url, timeout=20) as client:
         while True:
             page = client.get(f"/items/?limit=100{cursor}").raise_for_status().json()
             items += page["items"]
@@ -39,32 +39,33 @@ def stored(started: Container) -> list[dict[str, Any]]:
             cursor = f"&cursor={page['next_cursor']}"
 
 
-def check_endpoints(started: Container) -> None:
-    """Ask every endpoint for what it promises; without a database, items are not kept."""
-    greeting = {"message": "Hello from FastAPI in a Docker container!"}
-    assert started.request("GET", "/").json() == greeting
-    for path in "/health", "/livez", "/readyz":
-        assert started.request("GET", path).json() == {"status": "healthy"}
-    assert started.request("GET", "/docs").status_code == 200
-    paths = started.request("GET", "/openapi.json").json()["paths"]
-    created = started.request("POST", "/items/", json=LAMP)
-    assert created.status_code == 201
-    assert created.json()["message"] == "Item created successfully"
-    item = created.json()["item"]
-    if "put" not in paths["/items/{item_id}"]:
-        assert item == LAMP | {"is_offer": None}
-        item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
-        assert started.request("GET", "/items/7?q=sale").json() == item
-        return
-    assert item == LAMP | {"item_id": item["item_id"], "price": "12.50", "is_offer": None}
-    path = created.headers["location"]
-    assert started.request("GET", path).json() == item
-    assert item in started.request("GET", "/items/?q=lamp").json()["items"]
-    changed = item | {"name": "Desk"}
-    assert started.request("PUT", path, json=LAMP | {"name": "Desk"}).json() == changed
-    assert changed in stored(started)
-    assert started.request("DELETE", path).status_code == 204
-    assert started.request("GET", path).status_code == 404
+def check_endpoints(url: str) -> None:
+    """Use every endpoint of the service at `url`; without a database, it keeps no items."""
+    with httpx2.Client(base_url=url, timeout=20) as client:
+        greeting = {"message": "Hello from FastAPI in a Docker container!"}
+        assert client.get("/").json() == greeting
+        for path in "/health", "/livez", "/readyz":
+            assert client.get(path).json() == {"status": "healthy"}
+        assert client.get("/docs").status_code == 200
+        paths = client.get("/openapi.json").json()["paths"]
+        created = client.post("/items/", json=LAMP)
+        assert created.status_code == 201
+        assert created.json()["message"] == "Item created successfully"
+        item = created.json()["item"]
+        if "put" not in paths["/items/{item_id}"]:
+            assert item == LAMP | {"is_offer": None}
+            item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
+            assert client.get("/items/7?q=sale").json() == item
+            return
+        assert item == LAMP | {"item_id": item["item_id"], "price": "12.50", "is_offer": None}
+        path = created.headers["location"]
+        assert client.get(path).json() == item
+        assert item in client.get("/items/?q=lamp").json()["items"]
+        changed = item | {"name": "Desk"}
+        assert client.put(path, json=LAMP | {"name": "Desk"}).json() == changed
+        assert changed in stored(url)
+        assert client.delete(path).status_code == 204
+        assert client.get(path).status_code == 404
 
 
 def priced(hundredths: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 OK = b"HTTP/1.1 200"
@@ -117,3 +118,20 @@ async def kept_alive(
             await asyncio.sleep(pause)
         finally:
             writer.close()
+
+
+async def until_stopped(
+    port: Callable[[], int], path: str, seconds: float, result: Result, stop: asyncio.Event
+) -> None:
+    """Send 100 requests a second: half on new connections, half on ten that are kept for `seconds`."""
+
+    async def keep() -> None:
+        while not stop.is_set():
+            await kept_alive("127.0.0.1", port(), path, seconds, 0.2, result)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(keep())
+        while not stop.is_set():
+            group.create_task(once("127.0.0.1", port(), path, result))
+            await asyncio.sleep(1 / 50)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.commands import clean_environment
+from tests.support.commands import clean_environment, outcome
 from tests.support.services import Service
 
 PROGRAM = '#!/bin/sh\nprintf "%s\\n" "$0 $*" >>"$CALLS"\n'
@@ -136,17 +136,11 @@ class Runner:
             }
             text = UNAVAILABLE.sub(":", script.text).replace("ghcr.io", self.registry)
             assert "${{" not in text
-            done = subprocess.run(
-                [*script.shell, text],
-                cwd=self.clone,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
+            status, output_text = outcome(
+                *script.shell, text, cwd=self.clone, env=environment, input=""
             )
-            printed += f"$ {script.text}\n{done.stdout}"
-            if done.returncode:
+            printed += f"$ {script.text}\n{output_text}"
+            if status:
                 raise JobError(printed)
             dotenv = self.clone / "image.env"
             for told_lines in (output, dotenv) if dotenv.exists() else (output,):

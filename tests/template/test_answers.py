@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -31,7 +30,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from local_extensions import RESERVED, RULES, find_problem, is_slug, markdown, quoted, slug
-from tests.support.commands import commit
+from tests.support.commands import commit, edit, outcome, run
 from tests.support.repository import CONFIG, QUESTIONS, tree
 
 quickly = settings(max_examples=200, deadline=None)
@@ -201,12 +200,8 @@ def test_right_answers_pass_and_wrong_ones_get_a_line_with_rule_and_example(ques
     def check(right: object, wrong: object) -> None:
         assert find_problem(question, right) == ""
         line = find_problem(question, wrong)
-        start, end = (
-            f"{question}: {repr(wrong)[:70]} is refused; it must be ",
-            RULES[question].example,
-        )
-        assert line.startswith(start)
-        assert line.endswith(f", such as {end}")
+        assert line.startswith(f"{question}: {repr(wrong)[:70]} is refused; it must be ")
+        assert line.endswith(f", such as {RULES[question].example}")
         assert line.isprintable()
 
     check()
@@ -251,16 +246,8 @@ class World:
         """Run a module of Python in this world; return its exit status and what it printed."""
         own = {"HOME": str(self.root / "home"), "TMPDIR": str(self.root / "tmp")}
         own |= {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.out,
-            env=os.environ | own | environment,
-            input=typed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        return done.returncode, done.stdout
+        env = os.environ | own | environment
+        return outcome(sys.executable, "-m", *command, cwd=self.out, env=env, input=typed)
 
     def call(self, answers: dict[str, Any] | None, **arguments: Any) -> Path:
         """Call Cookiecutter from Python; return the service's folder."""
@@ -391,8 +378,7 @@ def from_default_context(**default_context: Any) -> Callable[[World], object]:
 
 def from_cruft_json(world: World) -> None:
     world.cruft("create", project_slug="shop", create_venv=False)
-    state = world.out / "shop" / ".cruft.json"
-    state.write_text(state.read_text("utf-8").replace(CONFIG["description"], CODE), "utf-8")
+    edit(world.out / "shop" / ".cruft.json", CONFIG["description"], CODE)
     world.cruft("update", port="9000")
 
 
@@ -444,9 +430,7 @@ def test_another_syntax_makes_no_code_of_an_answer(
 def test_an_update_renders_each_version_with_its_own_filters(world: World) -> None:
     world.cruft("create", project_slug="shop", create_venv=False)
     extension = world.template / "local_extensions.py"
-    old, new = "return ESCAPED.sub(", 'return "New!"  # '
-    assert old in extension.read_text("utf-8")
-    extension.write_text(extension.read_text("utf-8").replace(old, new), "utf-8")
+    edit(extension, "return ESCAPED.sub(", 'return "New!"  # ')
     world.cruft("update", port="9000")
     assert read_back(world.out / "shop")["title"] == "New!"
 
@@ -527,20 +511,14 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
         file.write(f"\nothers = [\n{''.join(calls)}]\n")
     for command in (["check", "--output-format=concise"], ["format", "--diff"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "app/main.py"]
-        done = subprocess.run(ruff, cwd=main_py.parents[1], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[:5000]
+        run(*ruff, cwd=main_py.parents[1])
 
 
 @pytest.mark.slow
 def test_wrong_answers_leave_no_trace(world: World) -> None:
     before = tree(world.root)
-    by_cookiecutter = {
-        "python_version",
-        "database",
-        "ci",
-        "kubernetes",
-        "create_venv",
-    }  # one at a time, before it asks us
+    # Cookiecutter refuses these itself, one at a time.
+    by_cookiecutter = {"python_version", "database", "ci", "kubernetes", "create_venv"}
 
     @thoroughly
     @given(st.fixed_dictionaries({}, optional=WRONG).filter(bool))

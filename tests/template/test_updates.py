@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, lacking, run
+from tests.support.commands import clean_environment, commit, edit, lacking, run
 from tests.support.repository import ROOT, TEMPLATE
 
 pytestmark = pytest.mark.slow
@@ -56,11 +56,9 @@ async def read_orders() -> list[str]:
 
 
 def change(folder: Path, changes: Iterable[Change]) -> None:
-    """Change files, each of which must hold the old text once."""
+    """Change several files."""
     for name, old, new in changes:
-        text = (folder / name).read_text("utf-8")
-        assert text.count(old) == 1, (name, old)
-        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+        edit(folder / name, old, new)
 
 
 def missing(folder: Path, changes: Iterable[Change]) -> list[Change]:
@@ -117,8 +115,6 @@ def release(repository: Path, version: str) -> None:
 @pytest.fixture(scope="module")
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with the template as it is, 1.0.0, and a newer one, 1.1.0."""
-    if shutil.which("git") is None:
-        lacking("no git on this machine")
     repository = tmp_path_factory.mktemp("releases") / "template"
     shutil.copytree(template, repository)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, lacking, run
+from tests.support.commands import clean_environment, commit, lacking, outcome, run
 from tests.support.repository import CONFIG, TEMPLATE
 
 SCRIPT = TEMPLATE / "scripts" / "make_venv.py"
@@ -188,17 +188,10 @@ class Machine:
 
     def run(self) -> tuple[int, str]:
         """Run the script; return its exit status and what it prints."""
-        done = subprocess.run(
-            [*self.command, str(self.folder / "scripts" / "make_venv.py")],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            timeout=120,
-        )
-        assert "Traceback" not in done.stdout
-        return done.returncode, done.stdout
+        command = [*self.command, str(self.folder / "scripts" / "make_venv.py")]
+        status, printed = outcome(*command, cwd=self.tmp_path, env=self.env, input="", timeout=120)
+        assert "Traceback" not in printed
+        return status, printed
 
     def makes_venv(self) -> str:
         """Run the script; check that .venv has both packages; return what it prints."""
@@ -378,10 +371,8 @@ def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
 
 @pytest.mark.slow
 def test_a_read_only_folder_is_one_clear_line(machine: Machine) -> None:
-    rights = [
-        str(shutil.which("setpriv")),
-        "--bounding-set=-dac_override,-dac_read_search",
-    ]  # root's
+    # Root may write everywhere, without this.
+    rights = [str(shutil.which("setpriv")), "--bounding-set=-dac_override,-dac_read_search"]
     machine.command = rights * (os.geteuid() == 0) + machine.command
     machine.folder.chmod(0o555)
     assert "ermission denied" in machine.fails()
