@@ -69,7 +69,7 @@ def configuration() -> str:
     values: dict[str, Any] = {
         "_subdirectory": "{{ '{{cookiecutter.project_slug}}' }}",
         "_templates_suffix": "",
-        # What `cruft update` leaves alone, too.
+        # `cruft update` skips these, too.
         "_exclude": [f"{{{{ '{p}' if _copier_operation == 'update' else '' }}}}" for p in skipped],
         "_envops": {**CONFIG["_jinja2_env_vars"], "keep_trailing_newline": True},
         "_jinja_extensions": [

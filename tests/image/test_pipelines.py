@@ -131,14 +131,14 @@ class Pipeline:
         self.jobs = of_github(github) if github.exists() else of_gitlab(path / ".gitlab-ci.yml")
 
     def commit(self) -> str:
-        """Commit what has changed, and tell the jobs which commit it is."""
+        """Commit all changes, and set the commit in the jobs' variables."""
         commit(self.service.path)
         sha = self.service.run("git", "rev-parse", "HEAD").strip()
         self.runner.variables |= {"GITHUB_SHA": sha, "CI_COMMIT_SHA": sha}
         return sha
 
     def run(self, job: str, **variables: str) -> str:
-        """Run a job of what is committed."""
+        """Run a job on the last commit."""
         runner = replace(self.runner, variables=self.runner.variables | variables)
         return runner.run(self.jobs[job])
 

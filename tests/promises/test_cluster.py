@@ -51,7 +51,7 @@ def upgrade() -> None:
     {upgrade}
 '''
 COLUMN = 'op.add_column("items", sa.Column("note", sa.Text()))'
-# Version: what its Dockerfile adds, and its migrations.
+# Version: a line of its Dockerfile, and its migrations.
 VERSIONS = {
     "0.1.0": ("", []),
     "0.2.0": ("", [("0002", "0001", COLUMN)]),

@@ -79,7 +79,7 @@ def running(image: str, *options: str, **environment: str | int) -> Iterator[Con
 
 @pytest.mark.parametrize("kind", CONFIG["database"])
 def test_1_hardened_as_any_user(kind: str, build: Build) -> None:
-    """Nothing but a volume or a database server is needed, and what one user stored another reads."""
+    """The service needs only a volume or a database server, and one user reads the rows of another."""
     image = build(database=kind)
     # A file of SQLite's stays with its group, and these are all in group 0.
     users = ["10001", "1000670000:0", "10001" if kind == "sqlite" else "65534"]

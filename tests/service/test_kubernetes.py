@@ -302,7 +302,7 @@ def test_each_version_has_a_migration_of_its_own(bake: Bake, tmp_path: Path) -> 
 # --- make
 
 KUBECTL = """#!/bin/sh
-# Answers as a cluster would, and notes what it is asked for.
+# Answers as a cluster would, and records the requests.
 printf '%s\\n' "$*" >>"$FAKE/calls"
 case "$*" in
     kustomize*) exec "$REAL" "$@";;

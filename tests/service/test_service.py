@@ -1,4 +1,4 @@
-"""A generated service, as a folder: what is in it, that it is right, that its own checks pass."""
+"""A generated service, as a folder: its files, their content, its own checks."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Client:
     async def ask(
         self, method: str, path: str, item: dict[str, Any] | None = None
     ) -> tuple[int, Any]:
-        """Return the status and what came with it, or 0 where no answer came within seven seconds."""
+        """Return status and content of the answer; the status is 0 without one within seven seconds."""
         begin = time.monotonic()
         status, body = 0, b""
         try:

@@ -81,7 +81,7 @@ def run_options(objects: Objects, kind: str, secret: dict[str, str]) -> tuple[st
 
 @dataclass(eq=False)
 class Pod:
-    """A pod: a container, its probes, and what became of it."""
+    """A pod: a container, its probes, and its end."""
 
     cluster: Cluster
     objects: Objects
@@ -101,7 +101,7 @@ class Pod:
 
     @property
     def specification(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its specification in the manifest."""
         specification: dict[str, Any] = self.objects["Deployment"]["spec"]["template"]["spec"]
         return specification
 

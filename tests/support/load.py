@@ -56,7 +56,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 
 
 async def once(host: str, port: int, path: str, result: Result, seconds: float = 20) -> None:
-    """Connect, ask, read the answer; count what happened."""
+    """Connect, ask and read the answer; count the outcome."""
     begin = time.monotonic()
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 5)

@@ -1,4 +1,4 @@
-"""The hook: what it removes, what it says, and that answers reach it as data."""
+"""The hook: it removes files, prints commands, and gets the answers as data."""
 
 from __future__ import annotations
 

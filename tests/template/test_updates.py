@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 DOCUMENT = (ROOT / "docs/updating.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
 
-Change = tuple[str, str, str]  # a file, what it says, what it is to say
+Change = tuple[str, str, str]  # a file, the old text, the new text
 THEIRS: list[Change] = [
     (
         "server/gunicorn_conf.py",
@@ -160,7 +160,7 @@ def leftovers(service: Path) -> list[str]:
 
 
 def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Team) -> None:
-    nowhere = "http://127.0.0.1:9/simple/"  # whatever tries to make a .venv says that it cannot
+    nowhere = "http://127.0.0.1:9/simple/"  # an attempt to make a .venv would print an error
     offline = {
         "PIP_INDEX_URL": nowhere,
         "UV_DEFAULT_INDEX": nowhere,

@@ -1,4 +1,4 @@
-"""The database: its schema, units of work, and what is answered without it."""
+"""The database: its schema, units of work, and answers without it."""
 
 import asyncio
 import logging
@@ -264,7 +264,7 @@ def test_waiting_for_a_thread_counts_and_ping_does_not_wait(settings: Settings) 
     assert [type(result) for result in asyncio.run(scenario())] == [DatabaseUnavailable] * 2
 
 
-# What is answered ---------------------------------------------------------------------------------
+# Answers ------------------------------------------------------------------------------------------
 
 
 def test_without_the_database_it_does_not_start(settings: Settings) -> None:
@@ -385,7 +385,7 @@ def test_sqlite_checks_foreign_keys_and_keeps_acknowledged_writes(settings: Sett
             return await database.write(pragmas)
 
     if settings.database_url.startswith("sqlite"):
-        # FULL (2): what was acknowledged survives a power failure. MEMORY (2): no temporary folder.
+        # FULL (2): acknowledged writes survive a power failure. MEMORY (2): no temporary folder.
         assert asyncio.run(scenario()) == [1, "wal", 2, 2]
 
 

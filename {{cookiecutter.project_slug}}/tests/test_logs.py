@@ -1,4 +1,4 @@
-"""The log: one line of JSON for whatever happens."""
+"""The log: one line of JSON for each event."""
 
 import asyncio
 import json
@@ -182,7 +182,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_service(output: str) -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# What an owner adds, and then starts in one of several ways.
+# Code that an owner adds; the tests start it in several ways.
 OWNER = """
 import logging
 from app.main import app

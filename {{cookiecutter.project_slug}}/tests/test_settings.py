@@ -41,7 +41,7 @@ def test_settings_do_not_change() -> None:
 
 
 class ShopSettings(Settings):
-    """What an owner may add."""
+    """Settings that an owner may add."""
 
     currencies: list[str]
     rates: dict[str, float]

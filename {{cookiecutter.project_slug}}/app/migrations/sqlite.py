@@ -21,7 +21,7 @@ from app.settings import Settings
 log = logging.getLogger("app.migrations")
 
 COPY = "_alembic_tmp_"
-# What Alembic does not copy.
+# Parts of a table that Alembic does not copy.
 FORGOTTEN = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC", "GENERATED", "WHERE"}
 
 

@@ -34,7 +34,7 @@ if "IMPORT" in os.environ:
 @app.get("/readyz")
 @app.get("/")
 async def root(request: Request) -> dict[str, str]:
-    """Return what the lifespan gave."""
+    """Return the state of the lifespan."""
     return {"ready": request.state.ready, "worker": str(os.getpid())}
 
 

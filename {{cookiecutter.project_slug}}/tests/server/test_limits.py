@@ -1,4 +1,4 @@
-"""What clients may send and how slowly, over raw sockets."""
+"""Limits of size, time and syntax, over raw sockets."""
 
 import contextlib
 import json
@@ -202,7 +202,7 @@ def test_an_idle_connection_costs_little() -> None:
                 answer(connection)
 
         connect()
-        time.sleep(2)  # the server frees what it does not need once a second
+        time.sleep(2)  # the server frees memory once a second
         before = resident(server)
         connect()
         wait_until(lambda: resident(server) - before < 100 * 20)
