@@ -332,7 +332,7 @@ def test_a_password_comes_from_a_file_and_is_seen_nowhere(build: Build, tmp_path
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_without_its_database_it_ends_and_says_why(workers: int, build: Build) -> None:
+def test_without_its_database_it_ends_with_the_reason(workers: int, build: Build) -> None:
     with postgresql_container() as server:
         name, password = server.container.name, server.password
 

@@ -172,7 +172,7 @@ def test_2_no_connection_is_accepted_and_then_reset(workers: int, image: str) ->
     ],
     ids=["import error", "lifespan error", "bad setting", "package missing", "port busy"],
 )
-def test_3_a_failed_start_ends_it_and_says_why(
+def test_3_a_failed_start_ends_the_container_with_the_reason(
     options: list[str], cause: str, workers: int, image: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:

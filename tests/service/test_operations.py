@@ -200,7 +200,7 @@ def test_an_older_image_serves_again(kind: str, bake: Bake, tmp_path: Path) -> N
         assert names() == ["Lamp"]
 
 
-def test_another_database_is_named_in_env_alone(bake: Bake, tmp_path: Path) -> None:
+def test_env_alone_can_name_another_database(bake: Bake, tmp_path: Path) -> None:
     """Nothing is started, migrated or written for a machine whose database is elsewhere."""
     with own(bake, tmp_path, "postgresql") as service:
         service.run("make", "build")

@@ -76,7 +76,7 @@ def test_an_earlier_answer_comes_first(service: Path) -> None:
             assert re.findall(rb"HTTP/1.1 (\d+)", client.recv(65536)) == [b"200", b"404"]
 
 
-def test_at_a_stop_it_is_closed_with_a_code_that_says_so(service: Path) -> None:
+def test_a_stop_closes_it_with_code_1012(service: Path) -> None:
     async def talk(served: dict[str, str], stop: contextlib.ExitStack) -> int:
         async with connect(f"ws://{served['ADDRESS']}/echo") as client:
             stopping = asyncio.create_task(asyncio.to_thread(stop.close))

@@ -350,7 +350,7 @@ def test_typed_answers_are_refused_after_the_last_question(world: World) -> None
     assert tree(world.root) == before
 
 
-def test_a_console_without_the_letters_shows_escapes(world: World) -> None:
+def test_a_console_that_lacks_a_letter_shows_its_escape(world: World) -> None:
     words = ["--no-input", "project_name=Café", "port=é"]
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     status, printed = world.run("cookiecutter", str(world.template), *words, **ascii_only)
@@ -417,7 +417,7 @@ def test_code_in_an_answer_is_refused_and_never_runs(
         (CODE.replace("{{", "<<"), {"variable_start_string": "<<"}),
     ],
 )
-def test_another_syntax_makes_no_code_of_an_answer(
+def test_an_answer_stays_text_under_another_syntax(
     code: str, syntax: dict[str, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world.out)

@@ -79,7 +79,7 @@ def test_the_asked_python_or_else_the_nearest_supported_one_is_found(
     assert (found and found[0]) == expected
 
 
-def test_broken_names_hide_nothing_and_the_launcher_of_windows_is_asked(programs: Path) -> None:
+def test_broken_programs_are_skipped_and_the_windows_launcher_is_asked(programs: Path) -> None:
     interpreter(programs.parent / "shims", "python3.12", 0)
     wanted = interpreter(programs, "python3.12", 12)
     assert script.find_python(12) == (12, wanted)
@@ -101,7 +101,7 @@ def test_the_versions_that_the_template_offers_are_supported() -> None:
         ("", "exit status 3"),
     ],
 )
-def test_the_line_that_says_why_is_picked_out(output: str, reason: str) -> None:
+def test_the_line_with_the_reason_is_found(output: str, reason: str) -> None:
     code = f"print({output!r}); raise SystemExit(3)"
     with pytest.raises(script.VenvError, match=f"^{re.escape(reason)}$"):
         script.run(sys.executable, "-c", code, seconds=30)
@@ -291,7 +291,7 @@ CONDITIONS: dict[str, Callable[[Machine], object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
 @with_each_tool
-def test_it_works_with(condition: str, machine: Machine) -> None:
+def test_it_makes_a_venv_with(condition: str, machine: Machine) -> None:
     CONDITIONS[condition](machine)
     machine.makes_venv()
 
@@ -300,7 +300,7 @@ def test_it_works_with(condition: str, machine: Machine) -> None:
 
 
 @with_each_tool
-def test_no_network(machine: Machine) -> None:
+def test_without_a_network_one_line_has_the_reason(machine: Machine) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True).returncode:
         lacking("this user may not take the network away")
@@ -313,7 +313,7 @@ def test_no_network(machine: Machine) -> None:
 @pytest.mark.slow
 @with_each_tool
 @pytest.mark.parametrize("there", [True, False])
-def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machine) -> None:
+def test_an_index_that_does_not_answer_is_reported(there: bool, machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine.use_index(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}/simple/")
         if not there:
@@ -334,7 +334,7 @@ def test_a_package_with_another_hash_is_refused(machine: Machine) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["ensurepip", "venv"])
 @with_pip
-def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> None:
+def test_a_python_without_ensurepip_or_venv_is_named(machine: Machine, module: str) -> None:
     """As Debian's is, without the package python3-venv."""
     home = machine.tmp_path / "python"
     library = home / "lib" / f"python3.{THIS}"
@@ -361,7 +361,7 @@ def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> No
         ("not a program", "Exec format error"),
     ],
 )
-def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
+def test_the_reason_of_a_failing_uv_is_printed(machine: Machine, program: str, why: str) -> None:
     uv = machine.programs / "uv"
     uv.unlink()
     uv.write_text(program)

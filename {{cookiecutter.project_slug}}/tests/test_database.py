@@ -357,7 +357,7 @@ def duplicate(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("function", [wrong_value, duplicate])
-def test_no_error_and_no_log_tells_a_value(
+def test_no_error_and_no_log_shows_a_value(
     function: Callable[[Connection], None], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings)

@@ -77,7 +77,7 @@ def test_a_request_s_lines_have_its_id() -> None:
         logs.request_id.reset(token)
 
 
-def test_a_record_that_cannot_be_formatted_costs_no_line() -> None:
+def test_a_record_that_cannot_be_formatted_loses_no_line() -> None:
     line = json.loads(format_record("%d", args=("x",)))
     assert line["message"] == "'%d' ('x',)"
     assert line["log_error"].startswith("TypeError")
