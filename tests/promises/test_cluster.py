@@ -65,7 +65,7 @@ VERSIONS = {
 
 
 @dataclass(frozen=True)
-class World:
+class Setup:
     """A network with PostgreSQL, images of several versions, and their manifests."""
 
     network: str
@@ -100,7 +100,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def setup(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     require_docker()
     for name, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
         program(name, package)
@@ -125,7 +125,7 @@ def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
                 "DATABASE_URL": f"postgresql://app@{name}/app",
                 "DATABASE_PASSWORD": server.password,
             }
-            yield World(server.network, name, secret, manifests)
+            yield Setup(server.network, name, secret, manifests)
     finally:
         for version in VERSIONS:
             docker("rmi", "--force", f"{IMAGE}:{version}", check=False)
@@ -143,12 +143,12 @@ def check(cluster: Cluster, result: Result) -> None:
     assert [pod.killed for pod in good] == [False] * len(good)
 
 
-def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Path) -> None:
+def test_roll_outs_and_a_drained_node_lose_no_request(setup: Setup, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             for number in range(10 if FULL else 2):
                 before = cluster.serving()
-                objects = world.objects("0.1.0" if number % 2 else "0.2.0")
+                objects = setup.objects("0.1.0" if number % 2 else "0.2.0")
                 await cluster.deploy(objects)
                 assert not set(before) & set(cluster.serving())
             # All pods that are there are on the node; the others start elsewhere.
@@ -159,17 +159,17 @@ def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Pa
     asyncio.run(scenario())
 
 
-def test_a_bad_version_takes_no_traffic(world: World, tmp_path: Path) -> None:
+def test_a_bad_version_takes_no_traffic(setup: Setup, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             before = cluster.serving()
             good = before[0].objects
             with pytest.raises(Failed, match=r'table \\"none\\" does not exist'):
-                await cluster.deploy(world.objects("0.3.0-migration"), 10)
+                await cluster.deploy(setup.objects("0.3.0-migration"), 10)
             assert cluster.serving() == before, "a failed migration starts no roll-out"
             for version in "0.3.0-silent", "0.3.0-crash":
                 with pytest.raises(Failed, match="no progress"):
-                    await cluster.deploy(world.objects(version), 15)
+                    await cluster.deploy(setup.objects(version), 15)
                 (bad,) = (pod for pod in cluster.serving() if pod.objects is not good)
                 assert set(before) < set(cluster.serving())
                 await cluster.roll_back(good)
@@ -185,21 +185,21 @@ def test_a_bad_version_takes_no_traffic(world: World, tmp_path: Path) -> None:
 
 
 def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
-    world: World, tmp_path: Path
+    setup: Setup, tmp_path: Path
 ) -> None:
     """Requests that need the database fail meanwhile; all are served after its return."""
 
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             before = cluster.serving()
             assert result.failed == 0
-            docker("stop", world.database)
+            docker("stop", setup.database)
             lost = await cluster.until(lambda: cluster.ready() == 0)
             with pytest.raises(Failed):
-                await cluster.deploy(world.objects("0.1.0"), 10)
+                await cluster.deploy(setup.objects("0.1.0"), 10)
             assert cluster.serving() == before
             await asyncio.sleep(15)
-            docker("start", world.database)
+            docker("start", setup.database)
             back = await cluster.until(lambda: cluster.ready() == len(before))
             print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")
             print(dict(result.outcomes))
@@ -212,28 +212,28 @@ def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
     asyncio.run(scenario())
 
 
-def test_a_migration_waits_for_a_running_one(world: World) -> None:
+def test_a_migration_waits_for_a_running_one(setup: Setup) -> None:
     """Two Jobs at once, of two versions: both end well, and the schema is the newer one's."""
     versions = ["0.1.0", "0.2.0", "0.2.0"]
     random.shuffle(versions)
 
     async def scenario(cluster: Cluster) -> None:
-        jobs = [asyncio.to_thread(cluster.migrate, world.objects(each)) for each in versions]
+        jobs = [asyncio.to_thread(cluster.migrate, setup.objects(each)) for each in versions]
         await asyncio.gather(*jobs)
 
-    asyncio.run(scenario(Cluster(Path(), world.network, world.secret)))
-    shown = docker("exec", world.database, "psql", "--username=app", "-c", r"\d items")
+    asyncio.run(scenario(Cluster(Path(), setup.network, setup.secret)))
+    shown = docker("exec", setup.database, "psql", "--username=app", "-c", r"\d items")
     assert "note" in shown
 
 
 # --- podman kube play
 
 
-def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
+def test_podman_runs_the_deployment(setup: Setup, tmp_path: Path) -> None:
     """With its security context, volume, limits and a real PostgreSQL; then a second version."""
     podman = Podman(tmp_path)
     network, keeper = f"test-{uuid.uuid4().hex[:8]}", f"test-{uuid.uuid4().hex[:8]}"
-    objects = world.objects("0.1.0")
+    objects = setup.objects("0.1.0")
     secret = objects["Deployment"]["metadata"]["name"]
 
     def play(name: str, *documents: Any, replace: bool = False) -> None:
@@ -286,7 +286,7 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
             status = dict(line.split() for line in lines.splitlines())
             assert status == {"NoNewPrivs:": "1", "CapEff:": "0" * 16, "Seccomp:": "2"}
 
-            newer = world.objects("0.2.0")
+            newer = setup.objects("0.2.0")
             play("second", newer["ConfigMap"], newer["Deployment"], replace=True)
             assert podman("inspect", "--format", "{{.ImageName}}", name) == f"{IMAGE}:0.2.0"
             second = f"http://{podman.address(name)}:8000"

@@ -38,6 +38,16 @@ def get(path: str) -> httpx2.Response:
     return httpx2.get(f"http://127.0.0.1:{PORT}{path}", timeout=10)
 
 
+@contextlib.contextmanager
+def env_file(service: Service, text: str) -> Iterator[None]:
+    """Give the service a .env file, and remove it afterwards."""
+    (service.path / ".env").write_text(text)
+    try:
+        yield
+    finally:
+        (service.path / ".env").unlink()
+
+
 def table(service: Service, target: str) -> str:
     """Return what `make target` shows below the command and the heads of its columns."""
     return "\n".join(service.run("make", target).splitlines()[2:])
@@ -92,27 +102,21 @@ def test_build_run_stop_start_logs_rm(service: Service) -> None:
 
 def test_a_second_run_applies_changed_settings(service: Service) -> None:
     service.run("make", "build", "run")
-    try:
-        (service.path / ".env").write_text("WORKERS=1\nDOCS=false\nDRAIN=20\n")
+    with env_file(service, "WORKERS=1\nDOCS=false\nDRAIN=20\n"):
         service.run("make", "run", "PORT=18001")
         assert httpx2.get("http://127.0.0.1:18001/health").status_code == 200
         assert httpx2.get("http://127.0.0.1:18001/docs").status_code == 404
         assert docker("inspect", "--format", "{{.Config.StopTimeout}}", "make-test") == "30"
-    finally:
-        (service.path / ".env").unlink()
-        service.run("make", "rm", "YES=1")
+    service.run("make", "rm", "YES=1")
 
 
 def test_run_fails_with_the_last_line_of_a_service_that_ends(service: Service) -> None:
     service.run("make", "build")
-    (service.path / ".env").write_text("ROOT_PATH=no-slash\n")
-    try:
+    with env_file(service, "ROOT_PATH=no-slash\n"):
         output = service.fails("make", "run")
         assert "setting ROOT_PATH: " in output
         assert "http://localhost" not in output
         assert "Up" not in table(service, "ps")
-    finally:
-        (service.path / ".env").unlink()
     service.run("make", "run")
     service.run("make", "rm", "YES=1")
 
@@ -152,30 +156,24 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     """`make run` goes through Compose; `make dev` sets the environment itself."""
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
-    # Without a line end, as some editors leave it.
-    (service.path / ".env").write_text("\n".join(["# a comment", "", "DOCS=false", *lines]))
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
     shown = service.path / "show"
     shown.write_text(f"#!/bin/sh\nprintenv {' '.join(names)}\n")
     shown.chmod(0o755)
-    try:
+    # Without a line end, as some editors leave it.
+    with env_file(service, "\n".join(["# a comment", "", "DOCS=false", *lines])):
         app = ("docker", "compose", "run", "--rm", "--no-TTY", "app", "printenv")
         assert "\n".join(["false", *VALUES]) in service.run(*app, *names)
         dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
         assert "\n".join(["true", *VALUES]) in dev  # the environment overrides the file
-    finally:
-        shown.unlink()
-        (service.path / ".env").unlink()
+    shown.unlink()
 
 
 def test_a_value_that_compose_cannot_read_is_refused(service: Service) -> None:
     for value in '"q', "${X":
-        (service.path / ".env").write_text(f"VALUE={value}\n")
-        try:
+        with env_file(service, f"VALUE={value}\n"):
             assert ".env: " in service.fails("docker", "compose", "up")
             assert ".env: " in service.fails("make", "run")
-        finally:
-            (service.path / ".env").unlink()
 
 
 def test_push_and_pull_go_through_a_registry(
