@@ -395,7 +395,7 @@ def test_make_rollback_and_logs_name_the_overlay(make: Any) -> None:
 def test_a_missing_overlay_is_asked_for(target: str, make: Any) -> None:
     status, output, calls = make(target)
     assert status != 0
-    assert f"Say where: make {target} OVERLAY=staging" in output
+    assert f"Name the overlay: make {target} OVERLAY=staging" in output
     assert calls == []
 
 

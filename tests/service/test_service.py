@@ -166,7 +166,7 @@ def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
 
 @pytest.mark.parametrize("target", ["tag", "push", "pull"])
 def test_a_missing_registry_is_asked_for(target: str, bake: Bake) -> None:
-    assert f"Say where: make {target} REGISTRY=" in bake().fails("make", target)
+    assert f"Name the registry: make {target} REGISTRY=" in bake().fails("make", target)
 
 
 @pytest.mark.parametrize("target", ["rm", "rmi", "prune", "restore"])
