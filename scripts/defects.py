@@ -90,7 +90,7 @@ DEFECTS = [
         f"{SERVICE}/compose.yaml",
         "read_only: true",
         "read_only: false",
-        "-m docker tests/service/test_make.py -k compose_runs",
+        "-m docker tests/service/test_make.py -k build_run_stop",
     ),
     Defect(
         "an entry of the lock without a hash",
