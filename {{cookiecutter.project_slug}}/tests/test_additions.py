@@ -211,7 +211,7 @@ def test_a_handler_of_all_errors_is_called(
     assert str(error.exc_info[1]) == "secret"
 
 
-def test_an_error_that_no_handler_answers_is_answered_all_the_same(
+def test_an_error_that_no_handler_answers_is_a_500(
     owner: Owner, others: Others, settings: Settings
 ) -> None:
     with serve(settings, *others(owner.endpoints, owner.handler_that_fails)) as client:

@@ -60,12 +60,12 @@ def test_a_client_that_does_not_go_on_is_dropped(begun: bytes, server: Process) 
 
 
 @pytest.mark.slow
-def test_a_client_that_trickles_its_head_is_dropped(server: Process) -> None:
+def test_a_client_that_sends_its_head_slowly_is_dropped(server: Process) -> None:
     assert dropped(server, b"", LAST * 2)
 
 
 @pytest.mark.slow
-def test_a_body_may_come_slowly_as_long_as_it_comes(server: Process) -> None:
+def test_a_slow_body_that_goes_on_is_read(server: Process) -> None:
     with server.connect() as connection:
         connection.sendall(POST + b"Content-Length: 5\r\n\r\n")
         for _ in range(5):
@@ -90,7 +90,7 @@ def test_the_time_for_a_body_begins_when_the_client_is_asked(server: Process) ->
 
 
 @pytest.mark.parametrize("blank", [b"", b" ", b"\t"])
-def test_a_client_that_waits_is_asked_for_the_body(blank: bytes, server: Process) -> None:
+def test_a_client_that_expects_100_continue_gets_it(blank: bytes, server: Process) -> None:
     head = POST + b"Content-Length: 2\r\nExpect: 100-continue" + blank + b"\r\n\r\n"
     with server.connect() as connection:
         connection.sendall(head)
@@ -219,7 +219,7 @@ def test_the_body_of_a_request_that_waits_is_limited(server: Process) -> None:
 
 
 @pytest.mark.slow
-def test_every_request_of_a_client_that_leaves_is_told_so(server: Process) -> None:
+def test_every_request_of_a_client_that_leaves_gets_a_disconnect(server: Process) -> None:
     with server.connect() as connection:
         connection.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
         connection.recv(100)
@@ -315,7 +315,7 @@ def test_a_trailer_is_not_a_header(server: Process) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/echo", b"/early"])
-def test_a_trailer_that_closes_is_honoured(path: bytes, server: Process) -> None:
+def test_connection_close_in_a_trailer_is_honoured(path: bytes, server: Process) -> None:
     """Requests after it would vanish, because the parser ignores what follows a close."""
     with server.connect() as connection:
         connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + CHUNKED + b"\r\n")
