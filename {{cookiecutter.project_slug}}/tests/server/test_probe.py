@@ -1,6 +1,11 @@
 """The health probe, against servers that answer, fail, hang or are not there."""
 
+import inspect
+import re
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -70,3 +75,27 @@ def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str)
         thread.start()
         assert probe.main(host, server.getsockname()[1]) == 0
         thread.join()
+
+
+def test_the_command_asks_the_host_and_port_of_the_environment() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        environment = {"HOST": "::1", "PORT": str(server.getsockname()[1])}
+        command = [sys.executable, "-I", "-S", probe.__file__]
+        assert subprocess.run(command, env=environment).returncode == 0
+        thread.join()
+
+
+def test_it_says_why_before_docker_ends_it() -> None:
+    """Docker shows no reason for a probe that it ends itself."""
+    dockerfile = Path(__file__).parents[2].joinpath("Dockerfile").read_text()
+    limit = re.search(r"HEALTHCHECK .*--timeout=(\d+)s", dockerfile)
+    assert limit is not None
+    assert inspect.signature(probe.main).parameters["timeout"].default < int(limit[1])
