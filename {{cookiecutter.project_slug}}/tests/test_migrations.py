@@ -251,6 +251,50 @@ def test_triggers_and_indexes_survive_the_copy_of_a_table(owner: Owner, engine: 
     assert "CHECK(length(name)>0)" in after["parents"]
 
 
+MADE = """
+execute = op.get_bind().exec_driver_sql
+execute('CREATE TABLE made (a TEXT DEFAULT \\'{"a":1}\\' CONSTRAINT ck_made CHECK (a > " :x"),'
+    ' b VARCHAR(9) UNIQUE, "Old" TEXT, c INTEGER'
+    ' REFERENCES parents(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED)')
+execute("INSERT INTO made (b, c) VALUES ('b', 1)")
+execute("CREATE INDEX ix_made ON made (a) WHERE a > ' :x'\\n AND b > ''")
+"""
+DROP_OLD = """
+with op.batch_alter_table("made") as batch:
+    batch.drop_column("Old")
+"""
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_what_sqlalchemy_does_not_read_survives_the_copy_of_a_table(
+    owner: Owner, engine: Engine
+) -> None:
+    owner.write(MADE, 'op.execute("DROP TABLE made")')
+    owner.upgrade()
+    before = schema(engine)
+    owner.write(DROP_OLD)
+    owner.upgrade()
+    after = schema(engine)
+    assert after["ix_made"] == before["ix_made"]
+    for part in (
+        "DEFAULT'{a:1}'",
+        "CONSTRAINTck_madeCHECK(a>:x)",
+        "UNIQUE(b)",
+        "REFERENCESparents(id)ONDELETECASCADEDEFERRABLEINITIALLYDEFERRED",
+    ):
+        assert part in after["made"]
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_a_later_migration_of_the_same_run_may_change_an_index(owner: Owner) -> None:
+    create = 'op.create_index("ix_made", "parents", ["old"], sqlite_where=sa.text("old > 1"))'
+    owner.write(create + REBUILD, 'op.drop_index("ix_made", "parents")')
+    owner.write(
+        'op.drop_index("ix_made", "parents")\nop.create_index("ix_made", "parents", ["old"])'
+    )
+    owner.upgrade()
+
+
 @pytest.mark.usefixtures("sqlite")
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
@@ -272,12 +316,27 @@ def test_triggers_and_indexes_survive_the_copy_of_a_table(owner: Owner, engine: 
             "made_view",
         ),
         (
+            MADE + "execute('CREATE INDEX ix_quoted ON made (lower(\"Old\"))')",
+            DROP_OLD,
+            "ix_quoted would refer to the column Old, which is gone",
+        ),
+        (
+            MADE + "execute('CREATE TRIGGER of AFTER UPDATE OF Old ON made BEGIN SELECT 1; END')",
+            DROP_OLD,
+            "of would refer to the column Old, which is gone",
+        ),
+        (
+            MADE + "execute('CREATE TRIGGER a DELETE ON made BEGIN UPDATE made SET Old = 1; END')",  # noqa: S608
+            DROP_OLD,
+            "no such column: Old",
+        ),
+        (
             'op.execute("CREATE TABLE made (a TEXT)")',
             'op.execute("DELETE FROM parents")',
             "rows of children would refer to rows of parents",
         ),
     ],
-    ids=["collate", "check", "view", "foreign key"],
+    ids=["collate", "check", "view", "index", "update of", "update", "foreign key"],
 )
 def test_a_migration_that_would_lose_something_is_refused(
     before: str, after: str, reason: str, owner: Owner, engine: Engine

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, event, inspect, make_url
+from sqlalchemy import Connection, Engine, Inspector, Table, event, inspect, make_url, text
 from sqlalchemy.pool import NullPool
 
 from app import database
@@ -22,7 +22,8 @@ log = logging.getLogger("app.migrations")
 
 COPY = "_alembic_tmp_"
 # Parts of a table that Alembic does not copy.
-FORGOTTEN = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC", "GENERATED", "WHERE"}
+FORGOTTEN = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC"}
+DEFERRABLE = r"REFERENCES\b[^,]*(?<!NOT )DEFERRABLE(?:\s+INITIALLY\s+(\w+))?"
 
 
 def create_engine(settings: Settings) -> Engine:
@@ -30,6 +31,7 @@ def create_engine(settings: Settings) -> Engine:
     _create_file(Path(str(make_url(settings.database_url).database)))
     # A short time-out, so that a signal can end the wait.
     engine = database.create_engine(settings, poolclass=NullPool, connect_args={"timeout": 0.1})
+    engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "before_cursor_execute", _before)
@@ -80,11 +82,88 @@ def _begin(connection: Connection) -> None:
         _execute(driver, "BEGIN IMMEDIATE")
 
 
-def _schema(connection: Connection, table: str) -> dict[tuple[str, str], str]:
+def _schema(connection: Any, table: str) -> dict[tuple[str, str], str]:
     """Return the SQL of a table, its indexes and triggers, by their type and name."""
     sql = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
     rows = connection.exec_driver_sql(sql, (table,))
     return {(kind, name): str(sql) for kind, name, sql in rows}
+
+
+def _table_sql(connection: Any, table: str) -> str:
+    return _schema(connection, table).get(("table", table), "")
+
+
+def _find(pattern: str, column: str, sql: str) -> re.Match[str] | None:
+    """Find `pattern` in the definition of a column."""
+    name = rf'(?<!\w){re.escape(column)}["`\]]?\s'
+    any_of_it = r"(?:[^,()]|\((?:[^()]|\([^()]*\))*\))*?"
+    return re.search(rf"{name}{any_of_it}\b{pattern}", sql, re.IGNORECASE)
+
+
+class _Inspector(Inspector):
+    """Tells Alembic, which copies what it is told, what SQLAlchemy's would omit or change."""
+
+    def _pragma(self, name: str, argument: str) -> Any:
+        bind: Any = self.bind
+        return bind.exec_driver_sql(f"SELECT * FROM pragma_{name}(?)", (argument,)).all()  # noqa: S608
+
+    def get_multi_columns(self, *args: Any, **options: Any) -> Any:
+        """Return columns."""
+        found: Any = super().get_multi_columns(*args, **options)
+        for columns in found.values():
+            for column in columns:
+                if column["default"]:
+                    column["default"] = _literal(column["default"])
+        return found
+
+    def get_multi_foreign_keys(self, *args: Any, **options: Any) -> Any:
+        """Return foreign keys; SQLAlchemy omits ON DELETE if it is written after a column."""
+        found: Any = super().get_multi_foreign_keys(*args, **options)
+        for (_, table), keys in found.items():
+            rows = self._pragma("foreign_key_list", table)
+            for _, _, parent, column, _, update, delete, _ in rows:
+                deferrable = _find(DEFERRABLE, column, _table_sql(self.bind, table))
+                for key in keys:
+                    if (key["referred_table"], key["constrained_columns"][0]) == (parent, column):
+                        actions = {"onupdate": update, "ondelete": delete}
+                        key["options"] |= {n: a for n, a in actions.items() if a != "NO ACTION"}
+                        if deferrable:
+                            key["options"] |= {"deferrable": True, "initially": deferrable[1]}
+        return found
+
+    def get_multi_unique_constraints(self, *args: Any, **options: Any) -> Any:
+        """Return unique constraints; SQLAlchemy omits those after a type such as VARCHAR(9)."""
+        found: Any = super().get_multi_unique_constraints(*args, **options)
+        for (_, table), constraints in found.items():
+            for _, index, _, origin, _ in self._pragma("index_list", table):
+                columns = [row[2] for row in self._pragma("index_info", index)]
+                if origin == "u" and columns not in [one["column_names"] for one in constraints]:
+                    constraints.append({"name": None, "column_names": columns})
+        return found
+
+    def get_multi_check_constraints(self, *args: Any, **options: Any) -> Any:
+        """Return CHECK constraints."""
+        found: Any = super().get_multi_check_constraints(*args, **options)
+        for constraints in found.values():
+            for constraint in constraints:
+                constraint["sqltext"] = _literal(constraint["sqltext"])
+        return found
+
+    def get_multi_indexes(self, *args: Any, **options: Any) -> Any:
+        """Return indexes; SQLAlchemy reads the first line of a condition."""
+        found: Any = super().get_multi_indexes(*args, **options)
+        for (_, table), indexes in found.items():
+            for index in indexes:
+                if "sqlite_where" in index["dialect_options"]:
+                    sql = _schema(self.bind, table)["index", index["name"]]
+                    where = re.split(r"\)\s*WHERE\b", sql, maxsplit=1, flags=re.IGNORECASE)[1]
+                    index["dialect_options"]["sqlite_where"] = text(_literal(where.strip()))
+        return found
+
+
+def _literal(sql: str) -> str:
+    """Keep SQLAlchemy from taking a word after a colon for a parameter, as in '{"a":1}'."""
+    return sql.replace(":", r"\:")
 
 
 def _before(connection: Connection, _: object, statement: str, *__: object) -> None:
@@ -137,16 +216,55 @@ def verify(connection: Connection) -> None:
     """Raise ValueError if a migration has lost something that the database promises."""
     for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         raise ValueError(f"rows of {table} would refer to rows of {parent} that do not exist")
-    for table, before in connection.info.pop("rebuilt", {}).items():
+    rebuilt = connection.info.pop("rebuilt", {})
+    for table, before in rebuilt.items():
         after = _schema(connection, table)
         for key, sql in before.items():
             lost = _words(sql) - _words(after.get(key, sql))
             if lost:
                 raise ValueError(f"a copy of {key[0]} {key[1]} would lose {', '.join(lost)}")
-    # SQLite checks all views and triggers when a table is renamed.
-    connection.exec_driver_sql("CREATE TABLE _check_views (x)")
-    connection.exec_driver_sql("ALTER TABLE _check_views RENAME TO _check_triggers")
-    connection.exec_driver_sql("DROP TABLE _check_triggers")
+    _check_names(connection, [before["table", table] for table, before in rebuilt.items()])
+
+
+def _check_names(connection: Connection, rebuilt: list[str]) -> None:
+    """Raise an error if a view, trigger, index or CHECK refers to a column that is gone.
+
+    SQLite checks most names when a column is renamed, and puts single quotes where it takes a name
+    in double quotes for a text, because there is no such column.
+    """
+    every = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    before = connection.exec_driver_sql(every).all()
+    with connection.begin_nested() as savepoint:
+        connection.exec_driver_sql("CREATE TABLE _check_names (x)")
+        connection.exec_driver_sql("ALTER TABLE _check_names RENAME COLUMN x TO y")
+        after: dict[str, str] = dict(connection.exec_driver_sql(every).all())
+        savepoint.rollback()
+    gone = {
+        (column, name)
+        for name, sql in before
+        for column in _quoted(sql) - _quoted(after[name])
+        if any(re.search(rf"\b{column}\b", old) for old in rebuilt)
+    }
+    triggers = "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'trigger'"
+    for table, name, sql in connection.exec_driver_sql(triggers).all() if rebuilt else []:
+        if ("table", table) not in _schema(connection, table):
+            continue  # a trigger of a view
+        info = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (table,))
+        columns = {column.lower() for column in info.scalars()}
+        if of := re.search(r"\bUPDATE\s+OF\s+(.+?)\s+ON\b", sql, re.IGNORECASE | re.DOTALL):
+            names = re.findall(r'[^\s,"`\[\]]+', of[1])
+            gone |= {(column, name) for column in names if column.lower() not in columns}
+        # SQLite checks the columns that a trigger sets when a statement is prepared.
+        values = ", ".join(f'"{column}" = NULL' for column in columns)
+        update = f"UPDATE {{}} SET {values}"  # noqa: S608
+        for statement in "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", update:
+            connection.exec_driver_sql("EXPLAIN " + statement.format(f'"{table}"'))
+    for column, name in gone:
+        raise ValueError(f"{name} would refer to the column {column}, which is gone")
+
+
+def _quoted(sql: str) -> Counter[str]:
+    return Counter(re.findall(r'"(\w+)"', sql))
 
 
 def _words(sql: str) -> Counter[str]:
