@@ -51,6 +51,13 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
 
 
+@event.listens_for(sa.Column, "before_parent_attach")
+def _make_aware(column: sa.Column[Any], _: object) -> None:
+    """Return aware datetimes from `DateTime(timezone=True)`, too."""
+    if type(column.type) is sa.DateTime and column.type.timezone:
+        column.type = UtcDateTime()
+
+
 class Base(DeclarativeBase):
     """Base class of every table; its constraints have names, so that migrations can change them."""
 

@@ -152,8 +152,11 @@ def test_an_older_version_starts_with_a_newer_schema(
         engine.dispose()
 
 
-def test_a_datetime_is_aware_and_utc(settings: Settings) -> None:
-    table = sa.Table("times", sa.MetaData(), sa.Column("at", UtcDateTime))
+@pytest.mark.parametrize("kind", [UtcDateTime(), sa.DateTime(timezone=True)], ids=["ours", "usual"])
+def test_a_datetime_is_aware_and_utc(
+    kind: sa.types.TypeEngine[datetime], settings: Settings
+) -> None:
+    table = sa.Table("times", sa.MetaData(), sa.Column("at", kind), prefixes=["TEMPORARY"])
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     engine = create_engine(settings)
     with engine.connect() as connection:

@@ -1,10 +1,12 @@
 """Run the migrations in versions/, for Alembic's command line and for app.migrations."""
 
+import re
 import warnings
 from contextlib import nullcontext
+from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, TextClause
 
 import app.items.tables  # noqa: F401 - every module with tables is imported here
 from app import migrations
@@ -12,12 +14,25 @@ from app.database import Base
 from app.settings import Settings
 
 
+def render(kind: str, item: Any, _: object) -> str | Literal[False]:
+    """Escape colons in the text of a default, such as '{"a":1}': parameters begin with one."""
+    if kind == "server_default" and isinstance(sql := getattr(item, "arg", None), TextClause):
+        escaped = re.sub(r"(?<![:\\]):(?=\w)", r"\\:", sql.text)
+        return f"sa.text({escaped!r})"
+    return False
+
+
 def migrate(connection: Connection) -> None:
     """Run the migrations in one transaction."""
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
         connection.rollback()  # Alembic begins and ends the transaction itself
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=sqlite)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=sqlite,
+        render_item=render,
+    )
     if sqlite:
         # Nothing in SQLite must run outside of a transaction, as CREATE INDEX CONCURRENTLY must.
         context.get_context().autocommit_block = nullcontext  # type: ignore[assignment, method-assign]

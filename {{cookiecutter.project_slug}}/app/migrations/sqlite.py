@@ -12,8 +12,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Inspector, Table, event, inspect, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    Inspector,
+    Table,
+    event,
+    insert,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util import find_matching_paren
 
 from app import database
 from app.settings import Settings
@@ -34,6 +46,7 @@ def create_engine(settings: Settings) -> Engine:
     engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "before_execute", _skip_generated, retval=True)
     event.listen(engine, "before_cursor_execute", _before)
     event.listen(engine, "after_cursor_execute", _after)
     return engine
@@ -108,12 +121,16 @@ class _Inspector(Inspector):
         return bind.exec_driver_sql(f"SELECT * FROM pragma_{name}(?)", (argument,)).all()  # noqa: S608
 
     def get_multi_columns(self, *args: Any, **options: Any) -> Any:
-        """Return columns."""
+        """Return columns; SQLAlchemy may find the expression of another generated column."""
         found: Any = super().get_multi_columns(*args, **options)
-        for columns in found.values():
+        for (_, table), columns in found.items():
+            sql = _table_sql(self.bind, table)
             for column in columns:
                 if column["default"]:
                     column["default"] = _literal(column["default"])
+                if begin := "computed" in column and _find(r"AS\s*\(", column["name"], sql):
+                    expression = sql[begin.end() : find_matching_paren(sql, begin.end() - 1)]
+                    column["computed"]["sqltext"] = _literal(expression)
         return found
 
     def get_multi_foreign_keys(self, *args: Any, **options: Any) -> Any:
@@ -164,6 +181,17 @@ class _Inspector(Inspector):
 def _literal(sql: str) -> str:
     """Keep SQLAlchemy from taking a word after a colon for a parameter, as in '{"a":1}'."""
     return sql.replace(":", r"\:")
+
+
+def _skip_generated(_: Connection, statement: Any, values: Any, parameters: Any, __: object) -> Any:
+    """Copy no values of generated columns, which SQLite refuses; Alembic does."""
+    if isinstance(statement, Insert) and statement.table.name.startswith(COPY):
+        table: Any = statement.table
+        query: Any = statement.select
+        copied = {k: c for k, c in query.selected_columns.items() if not table.c[k].computed}
+        query = query.with_only_columns(*copied.values())
+        statement = insert(table).inline().from_select(list(copied), query)
+    return statement, values, parameters
 
 
 def _before(connection: Connection, _: object, statement: str, *__: object) -> None:
