@@ -216,6 +216,28 @@ def test_a_migration_that_fails_changes_nothing(owner: Owner, engine: Engine) ->
     (owner.folder / "test1.py").unlink()
 
 
+def test_a_merge_of_branches_is_the_newest_revision(
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    versions = tmp_path / "versions"
+    versions.mkdir()
+    downs = {"one": "None", "two": "None", "merge": '(\n    "one",\n    "two",\n)'}
+    for name, down in downs.items():
+        text = f'revision: str = "{name}"\ndown_revision = {down}\n'
+        (versions / f"{name}.py").write_text(text)
+    monkeypatch.setattr(migrations, "FOLDER", tmp_path)
+    assert migrations.revisions() == ({"one", "two", "merge"}, {"merge"})
+    monkeypatch.setattr(migrations, "current", lambda _: {"one", "two"})
+    engine = create_engine(settings)
+    with engine.connect() as connection:
+        migrations.check(connection)
+    engine.dispose()
+    assert "revision one and two, an old one" in caplog.text
+
+
 def test_alembic_logs_nothing_about_itself(settings: Settings) -> None:
     code = (
         "from app import logs, migrations, settings\n"

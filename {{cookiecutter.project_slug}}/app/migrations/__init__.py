@@ -34,10 +34,8 @@ def revisions() -> tuple[set[str], set[str]]:
     """Return the revisions of all migrations, and of the newest: those that no other follows."""
     every, followed = set[str](), set[str]()
     for file in (FOLDER / "versions").glob("*.py"):
-        found = re.findall(
-            r"^(down_)?revision\b[^=\n]*=(.+)", file.read_text("utf-8"), re.MULTILINE
-        )
-        for down, value in found:
+        revision = r"^(down_)?revision\b[^=\n]*=\s*([(\[][^)\]]*|.+)"  # a merge may fill lines
+        for down, value in re.findall(revision, file.read_text("utf-8"), re.MULTILINE):
             (followed if down else every).update(re.findall(r"[\"']([^\"']+)", value))
     return every, every - followed
 
@@ -58,7 +56,8 @@ def check(connection: Connection) -> None:
     if found - every:
         log.warning(NEWER)
     elif found != newest:
-        log.warning("the schema is at revision %s, an old one: run python -m app.database", *found)
+        old = " and ".join(sorted(found))
+        log.warning("the schema is at revision %s, an old one: run python -m app.database", old)
 
 
 @contextmanager
