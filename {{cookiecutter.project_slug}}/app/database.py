@@ -113,8 +113,10 @@ def _sqlite_code(error: exc.OperationalError) -> int:
     return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _is_mistake(error: exc.OperationalError) -> bool:
+def _is_mistake(error: exc.DBAPIError) -> bool:
     """Tell a mistake in SQL from a database that is away, too slow or busy."""
+    if error.connection_invalidated or not isinstance(error, exc.OperationalError):
+        return not error.connection_invalidated
     state = str(getattr(error.orig, "sqlstate", None))
     # PostgreSQL: a limit of a statement, or a wrong state of an object; 55P03 is a lock.
     mistake = state.startswith(("54", "55")) and state != "55P03"
@@ -132,6 +134,15 @@ def _begin(connection: Connection) -> None:
                 raise
         else:
             return
+
+
+def _finished(result: T) -> T:
+    """Return what a function has returned; its connection may be another call's from now on."""
+    kinds = sa.Result, sa.ScalarResult, sa.MappingResult
+    if isinstance(result, kinds) and getattr(result, "returns_rows", True):
+        result.close()  # SQLite would keep its lock until then
+        raise TypeError("return rows, as result.all() does, not a result: it is read too late")
+    return result
 
 
 class Database:
@@ -180,7 +191,7 @@ class Database:
         """Return `function(connection, *args, **kwargs)`; there is no transaction."""
 
         def read(connection: Connection) -> T:
-            return function(connection, *args, **kwargs)
+            return _finished(function(connection, *args, **kwargs))
 
         return await self._call(self._engine, self._readers, self._timeout, read)
 
@@ -195,7 +206,7 @@ class Database:
         def write(connection: Connection) -> T:
             with connection.begin():
                 _begin(connection)
-                result = function(connection, *args, **kwargs)
+                result = _finished(function(connection, *args, **kwargs))
                 if seconds_left() <= 0:
                     raise DatabaseUnavailable("too slow")
                 return result
@@ -217,7 +228,7 @@ class Database:
             try:
                 with engine.connect() as connection:
                     return function(connection)
-            except exc.OperationalError as error:
+            except exc.DBAPIError as error:
                 if _is_mistake(error):
                     raise
                 raise DatabaseUnavailable(str(error.orig)) from None

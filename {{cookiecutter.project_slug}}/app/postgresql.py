@@ -25,7 +25,7 @@ def find_password(settings: Settings, url: URL) -> str:
     secret = settings.database_password or str(url.password or "")
     if settings.database_password_file:
         try:
-            secret = Path(settings.database_password_file).read_text("utf-8").strip()
+            secret = Path(settings.database_password_file).read_text("utf-8").rstrip("\r\n")
         except OSError as error:
             # The path is not shown: some write the password there.
             raise ValueError(f"DATABASE_PASSWORD_FILE: {error.strerror}") from None
@@ -52,6 +52,14 @@ def create_postgresql_engine(url: URL, settings: Settings, **options: Any) -> En
 class Connection(psycopg.Connection[Any]):
     """A connection that waits for the server no longer than its thread's call may take."""
 
+    def commit(self) -> None:
+        """Commit; raise an error where a statement has failed: the server would roll back silently."""
+        if self.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+            raise psycopg.errors.InFailedSqlTransaction(
+                "a statement of the transaction failed: run it in `with connection.begin_nested():`"
+            )
+        super().commit()
+
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for the server; ask it to cancel a statement that takes too long, and close."""
         try:
@@ -75,6 +83,8 @@ def _replace_if_closed(connection: Connection, *_: object) -> None:
 def _hide_values(context: Any) -> None:
     """Keep an error's first line, and no quotation in it if it is about a value: it may be secret."""
     cause, error = context.original_exception, context.sqlalchemy_exception
+    if isinstance(cause, psycopg.Error) and cause.diag.source_function == "RevalidateCachedQuery":
+        context.is_disconnect = True  # a migration has changed a column of a prepared statement
     if isinstance(cause, psycopg.Error) and (message := cause.diag.message_primary):
         if str(cause.sqlstate).startswith("22"):
             message = re.sub('".*"', "(hidden)", message, flags=re.DOTALL)

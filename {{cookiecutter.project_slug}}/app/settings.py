@@ -60,10 +60,13 @@ class Settings(BaseSettings):
 
         # Errors of SQLAlchemy and of the driver would show parts of the URL as host or port.
         try:
-            backend = make_url(value).get_backend_name()
+            url = make_url(value)
         except (exc.ArgumentError, ValueError):
-            backend = ""
-        if backend not in {"sqlite", "postgres", "postgresql"} or value.count("@") > 1:
+            url = make_url("none://")
+        # A database in memory would be another one for each connection.
+        no_file = not url.database or url.database.startswith((":", "file:")) or url.host
+        backends = {"sqlite": not no_file, "postgres": True, "postgresql": True}
+        if not backends.get(url.get_backend_name()) or value.count("@") > 1:
             raise ValueError(
                 "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, with"
                 " %40 for an @ in the password"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -25,6 +25,7 @@ from app import migrations
 from app.database import Database, DatabaseDep, DatabaseUnavailable, UtcDateTime, create_engine
 from app.items import queries
 from app.items.models import NewItem
+from app.items.tables import Item
 from app.main import create_app
 from app.settings import Settings
 
@@ -192,6 +193,42 @@ def test_a_write_is_kept_when_it_returns_and_undone_when_it_fails(settings: Sett
     with TestClient(create_app(settings)):
         pass
     assert asyncio.run(scenario())[-2:] == ["kept", "kept"]
+
+
+def test_a_write_that_goes_on_after_a_failed_statement_is_kept_or_fails(settings: Settings) -> None:
+    """PostgreSQL would answer the commit of such a transaction with a silent rollback."""
+    row = {"name": "twice", "price_cents": 1}
+
+    def create_twice(connection: Connection) -> int:
+        create = sa.insert(Item).values(row).returning(Item.item_id)
+        item_id: int = connection.execute(create).scalar_one()
+        with suppress(exc.IntegrityError):
+            connection.execute(sa.insert(Item).values(row | {"item_id": item_id}))
+        return item_id
+
+    async def scenario() -> None:
+        async with opened(settings) as database:
+            try:
+                item_id = await database.write(create_twice)
+            except exc.InternalError as error:
+                assert "begin_nested" in str(error)  # noqa: PT017 - SQLite raises none
+            else:
+                assert await database.read(queries.by_id, item_id)
+
+    asyncio.run(scenario())
+
+
+def test_a_result_that_would_be_read_later_is_refused(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with opened(settings) as database:
+            for call in database.read, database.write:
+                for query in sa.select(Item), sa.delete(Item).returning(Item):
+                    for read in Connection.execute, Connection.scalars:
+                        with pytest.raises(TypeError, match="return rows"):
+                            await call(read, query)
+            await database.write(Connection.execute, sa.delete(Item))
+
+    asyncio.run(scenario())
 
 
 def test_a_write_waits_while_another_process_writes(settings: Settings) -> None:
@@ -400,4 +437,10 @@ def test_the_file_may_be_written_by_its_group_and_is_no_link(tmp_path: Path) -> 
     assert file.stat().st_mode & 0o777 == 0o660
     with pytest.raises(OSError, match=r"link\.db"):
         migrations.upgrade(Settings.model_construct(database_url=f"sqlite:///{link.as_posix()}"))
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/:memory:", "/file:service.db?uri=true", "host/a.db"])
+def test_a_url_without_a_file_is_refused(rest: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///FILE"):
+        Settings(database_url=f"sqlite://{rest}")
 # {% endif %}

@@ -25,6 +25,26 @@ def test_without_a_schema_it_does_not_start(settings: Settings) -> None:
             command.upgrade(alembic, "head")
 
 
+def test_a_migration_that_changes_a_column_is_survived(
+    client: TestClient, settings: Settings
+) -> None:
+    """A prepared statement of before would fail until the service is started again."""
+    if settings.database_url.startswith("postgresql"):
+        path = client.post("/items/", json={"name": "Lamp", "price": 1}).headers["location"]
+        for _ in range(10):  # the driver prepares what it runs more than five times
+            assert client.get(path).status_code == 200
+        engine = database.create_engine(settings)
+        try:
+            for length in 300, 200:
+                with engine.begin() as connection:
+                    change = f"ALTER TABLE items ALTER COLUMN name TYPE VARCHAR({length})"
+                    connection.exec_driver_sql(change)
+                statuses = [client.get(path).status_code for _ in range(10)]
+                assert (statuses[0], set(statuses[1:])) == (503, {200})
+        finally:
+            engine.dispose()
+
+
 def with_password(**values: object) -> str | None:
     """Return the password with which `values` would connect."""
     settings = Settings.model_construct(
@@ -35,10 +55,10 @@ def with_password(**values: object) -> str | None:
 
 def test_the_password_comes_from_the_url_a_setting_or_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("from a file\n")
+    secret.write_text(" from a file \n")
     assert with_password(database_url="postgres://app:in%40it@localhost/app") == "in@it"
     assert with_password(database_password="s3cr3t") == "s3cr3t"
-    assert with_password(database_password_file=str(secret)) == "from a file"
+    assert with_password(database_password_file=str(secret)) == " from a file "
 
 
 @pytest.mark.parametrize(
