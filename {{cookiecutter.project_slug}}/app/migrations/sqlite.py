@@ -284,9 +284,10 @@ def _check_names(connection: Connection, rebuilt: list[str]) -> None:
             gone |= {(column, name) for column in names if column.lower() not in columns}
         # SQLite checks the columns that a trigger sets when a statement is prepared.
         values = ", ".join(f'"{column}" = NULL' for column in columns)
-        update = f"UPDATE {{}} SET {values}"  # noqa: S608
-        for statement in "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", update:
-            connection.exec_driver_sql("EXPLAIN " + statement.format(f'"{table}"'))
+        target = f'"{table}"'
+        for what in f"INSERT INTO {target} DEFAULT VALUES", f"DELETE FROM {target}":  # noqa: S608
+            connection.exec_driver_sql(f"EXPLAIN {what}")
+        connection.exec_driver_sql(f"EXPLAIN UPDATE {target} SET {values}")  # noqa: S608
     for column, name in gone:
         raise ValueError(f"{name} would refer to the column {column}, which is gone")
 
