@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from fastapi.testclient import TestClient
 
@@ -23,6 +24,27 @@ def test_without_a_schema_it_does_not_start(settings: Settings) -> None:
                 pass
         finally:
             command.upgrade(alembic, "head")
+
+
+def test_a_table_in_another_schema_is_found(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settings.database_url.startswith("postgresql"):
+        metadata = sa.MetaData()
+        for table in database.Base.metadata.tables.values():
+            table.to_metadata(metadata)
+        other = sa.Table("others", metadata, sa.Column("id", sa.Integer), schema="other")
+        monkeypatch.setattr(database.Base, "metadata", metadata)
+        engine = database.create_engine(settings)
+        with engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema("other"))
+            other.create(connection)
+        try:
+            command.check(migrations.alembic_config(settings))
+        finally:
+            with engine.begin() as connection:
+                connection.execute(sa.schema.DropSchema("other", cascade=True))
+            engine.dispose()
 
 
 def test_a_migration_that_changes_a_column_is_survived(

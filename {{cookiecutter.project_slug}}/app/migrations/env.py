@@ -27,9 +27,12 @@ def migrate(connection: Connection) -> None:
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
         connection.rollback()  # Alembic begins and ends the transaction itself
+    schemas = {None} | {table.schema for table in Base.metadata.tables.values()}
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        include_schemas=len(schemas) > 1,
+        include_name=lambda name, kind, _: kind != "schema" or name in schemas,
         render_as_batch=sqlite,
         render_item=render,
     )
