@@ -336,6 +336,16 @@ def test_what_sqlalchemy_does_not_read_survives_the_copy_of_a_table(
         assert part in after["made"]
 
 
+def test_a_migration_reads_a_temporary_table(owner: Owner) -> None:
+    owner.write(
+        """
+        op.execute("CREATE TEMPORARY TABLE made AS SELECT * FROM parents")
+        assert len(sa.Table("made", sa.MetaData(), autoload_with=op.get_bind()).columns) == 3
+        """
+    )
+    owner.upgrade()
+
+
 @pytest.mark.usefixtures("sqlite")
 def test_a_later_migration_of_the_same_run_may_change_an_index(owner: Owner) -> None:
     create = 'op.create_index("ix_made", "parents", ["old"], sqlite_where=sa.text("old > 1"))'

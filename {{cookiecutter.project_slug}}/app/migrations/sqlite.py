@@ -235,8 +235,7 @@ def _last_id(connection: Connection, table: str) -> int | None:
 @event.listens_for(Table, "column_reflect")
 def _keep_autoincrement(inspector: Any, table: Table, _: object) -> None:
     if inspector.bind.dialect.name == "sqlite":
-        (sql, *_rest) = _schema(inspector.bind, table.name).values()
-        if "AUTOINCREMENT" in sql.upper():
+        if "AUTOINCREMENT" in _table_sql(inspector.bind, table.name).upper():
             table.kwargs["sqlite_autoincrement"] = True
 
 
