@@ -336,6 +336,24 @@ def test_what_sqlalchemy_does_not_read_survives_the_copy_of_a_table(
         assert part in after["made"]
 
 
+@pytest.mark.usefixtures("sqlite")
+@pytest.mark.parametrize(
+    ("value", "kind", "after"),
+    [("2026-01-31 10:00:00", "DateTime", None), ("007", "Integer", 7), ("1.5", "Float", 1.5)],
+)
+def test_a_value_is_kept_when_its_type_changes(
+    value: str, kind: str, after: object, owner: Owner, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE parents SET old = :value"), {"value": value})
+    batch = 'with op.batch_alter_table("parents") as batch:'
+    owner.write(f'{batch}\n    batch.alter_column("old", type_=sa.{kind}())')
+    owner.upgrade()
+    with engine.connect() as connection:
+        kept = connection.exec_driver_sql("SELECT old FROM parents").scalar()
+    assert kept == (value if after is None else after)
+
+
 def test_a_migration_reads_a_temporary_table(owner: Owner) -> None:
     owner.write(
         """
@@ -371,6 +389,11 @@ def test_a_later_migration_of_the_same_run_may_change_an_index(owner: Owner) -> 
             "Unnamed CHECK constraint",
         ),
         (
+            'op.execute("CREATE TABLE made (a TEXT)")',
+            REBUILD.replace("sa.Text,", "sa.Integer,"),
+            "column old has values that are no INTEGER",
+        ),
+        (
             'op.execute("CREATE TABLE made (a TEXT)")\n'
             'op.execute("CREATE VIEW made_view AS SELECT old FROM parents")',
             'with op.batch_alter_table("parents") as batch:\n    batch.drop_column("old")',
@@ -397,7 +420,7 @@ def test_a_later_migration_of_the_same_run_may_change_an_index(owner: Owner) -> 
             "rows of children would refer to rows of parents",
         ),
     ],
-    ids=["collate", "check", "view", "index", "update of", "update", "foreign key"],
+    ids=["collate", "check", "type", "view", "index", "update of", "update", "foreign key"],
 )
 def test_a_migration_that_would_lose_something_is_refused(
     before: str, after: str, reason: str, owner: Owner, engine: Engine

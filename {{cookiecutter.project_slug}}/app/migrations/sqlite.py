@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
+    Cast,
     Connection,
     Engine,
     Insert,
     Inspector,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
     Table,
     event,
+    func,
     insert,
     inspect,
     make_url,
+    select,
     text,
 )
 from sqlalchemy.pool import NullPool
@@ -46,7 +54,7 @@ def create_engine(settings: Settings) -> Engine:
     engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
-    event.listen(engine, "before_execute", _skip_generated, retval=True)
+    event.listen(engine, "before_execute", _copy, retval=True)
     event.listen(engine, "before_cursor_execute", _before)
     event.listen(engine, "after_cursor_execute", _after)
     return engine
@@ -183,12 +191,22 @@ def _literal(sql: str) -> str:
     return sql.replace(":", r"\:")
 
 
-def _skip_generated(_: Connection, statement: Any, values: Any, parameters: Any, __: object) -> Any:
-    """Copy no values of generated columns, which SQLite refuses; Alembic does."""
+def _copy(connection: Connection, statement: Any, values: Any, parameters: Any, _: object) -> Any:
+    """Copy each value as it is, and none of generated columns, which SQLite refuses.
+
+    The casts that Alembic asks for make 2026 of '2026-01-31', and 0 of 'many'.
+    """
     if isinstance(statement, Insert) and statement.table.name.startswith(COPY):
         table: Any = statement.table
         query: Any = statement.select
         copied = {k: c for k, c in query.selected_columns.items() if not table.c[k].computed}
+        for name, value in copied.items():
+            if isinstance(value, Cast) and not isinstance(value.type, String | LargeBinary):
+                copied[name] = value.clause
+                lossy = select(func.count()).where(value != value.clause)
+                number = isinstance(value.type, Integer | Numeric | Boolean)
+                if number and connection.scalar(lossy):
+                    raise ValueError(f"column {name} has values that are no {value.type}")
         query = query.with_only_columns(*copied.values())
         statement = insert(table).inline().from_select(list(copied), query)
     return statement, values, parameters
