@@ -252,9 +252,10 @@ def _last_id(connection: Connection, table: str) -> int | None:
 
 @event.listens_for(Table, "column_reflect")
 def _keep_autoincrement(inspector: Any, table: Table, _: object) -> None:
-    if inspector.bind.dialect.name == "sqlite":
-        if "AUTOINCREMENT" in _table_sql(inspector.bind, table.name).upper():
-            table.kwargs["sqlite_autoincrement"] = True
+    connection = inspector.bind
+    sql = _table_sql(connection, table.name) if connection.dialect.name == "sqlite" else ""
+    if "AUTOINCREMENT" in sql.upper():
+        table.kwargs["sqlite_autoincrement"] = True
 
 
 def verify(connection: Connection) -> None:
