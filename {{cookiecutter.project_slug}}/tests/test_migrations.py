@@ -410,7 +410,7 @@ def test_a_later_migration_of_the_same_run_may_change_an_index(owner: Owner) -> 
             "of would refer to the column Old, which is gone",
         ),
         (
-            MADE + "execute('CREATE TRIGGER a DELETE ON made BEGIN UPDATE made SET Old = 1; END')",  # noqa: S608
+            MADE + "execute('CREATE TRIGGER a DELETE ON made BEGIN UPDATE made SET Old = 1; END')",
             DROP_OLD,
             "no such column: Old",
         ),

@@ -126,7 +126,7 @@ class _Inspector(Inspector):
 
     def _pragma(self, name: str, argument: str) -> Any:
         bind: Any = self.bind
-        return bind.exec_driver_sql(f"SELECT * FROM pragma_{name}(?)", (argument,)).all()  # noqa: S608
+        return bind.exec_driver_sql(f"SELECT * FROM pragma_{name}(?)", (argument,)).all()  # noqa: S608 - names of this database
 
     def get_multi_columns(self, *args: Any, **options: Any) -> Any:
         """Return columns; SQLAlchemy may find the expression of another generated column."""
@@ -303,9 +303,9 @@ def _check_names(connection: Connection, rebuilt: list[str]) -> None:
         # SQLite checks the columns that a trigger sets when a statement is prepared.
         values = ", ".join(f'"{column}" = NULL' for column in columns)
         target = f'"{table}"'
-        for what in f"INSERT INTO {target} DEFAULT VALUES", f"DELETE FROM {target}":  # noqa: S608
+        for what in f"INSERT INTO {target} DEFAULT VALUES", f"DELETE FROM {target}":  # noqa: S608 - names of this database
             connection.exec_driver_sql(f"EXPLAIN {what}")
-        connection.exec_driver_sql(f"EXPLAIN UPDATE {target} SET {values}")  # noqa: S608
+        connection.exec_driver_sql(f"EXPLAIN UPDATE {target} SET {values}")  # noqa: S608 - names of this database
     for column, name in gone:
         raise ValueError(f"{name} would refer to the column {column}, which is gone")
 
