@@ -16,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     Cast,
     Connection,
+    Date,
     Engine,
     Insert,
     Inspector,
@@ -203,6 +204,8 @@ def _copy(connection: Connection, statement: Any, values: Any, parameters: Any, 
         for name, value in copied.items():
             if isinstance(value, Cast) and not isinstance(value.type, String | LargeBinary):
                 copied[name] = value.clause
+                if isinstance(value.type, Date):
+                    copied[name] = func.coalesce(func.date(value.clause), value.clause)
                 lossy = select(func.count()).where(value != value.clause)
                 number = isinstance(value.type, Integer | Numeric | Boolean)
                 if number and connection.scalar(lossy):
