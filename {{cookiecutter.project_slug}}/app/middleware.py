@@ -16,6 +16,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import health
+from app.errors import routes_of
 from app.logs import log_request, request_id
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class RequestMiddleware:
                 if not names.isdisjoint(CACHING):
                     names.add(b"cache-control")
                 headers += [header for header in DEFAULTS.items() if header[0] not in names]
-                headers.append((b"x-request-id", current))
+                if b"x-request-id" not in names:
+                    headers.append((b"x-request-id", current))
             else:
                 complete = not message.get("more_body", False)
             await send(message)
@@ -137,10 +139,11 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
         if small:
             await self.app(scope, receive, send)
             return
-        refused = False
+        started = refused = False
 
         async def respond(message: Message) -> None:
-            nonlocal refused
+            nonlocal started, refused
+            started = True
             # Starlette refuses in plain text where the endpoint does not read the body.
             if message.get("status") == 413 and PLAIN_TEXT in message["headers"]:
                 refused = True
@@ -148,7 +151,13 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
             elif not refused:
                 await send(message)
 
-        await super().__call__(scope, receive, respond)
+        try:
+            await super().__call__(scope, receive, respond)
+        except ExceptionGroup as group:
+            # BaseHTTPMiddleware hides Starlette's error, which has this status, from Starlette.
+            if started or not group.subgroup(lambda error: getattr(error, "status_code", 0) == 413):
+                raise
+            await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
 
 
 class RouteMiddleware:
@@ -164,22 +173,24 @@ class RouteMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, and handle it again if the other method or path has a route."""
         change: dict[str, str] = {}
+        root_path = scope.get("root_path", "")
 
         async def respond(message: Message) -> None:
             code = message.get("status")
             if code == 405 and scope.get("method") == "HEAD":
                 change["method"] = "GET"  # the server leaves the body out
-            elif code == 307 and "endpoint" not in scope:
+            elif code == 307 and scope.get("endpoint") in (None, scope["app"]):
                 path = scope["path"]
-                other = path.rstrip("/") if path.endswith("/") else path + "/"
-                redirect = RedirectResponse(str(URL(scope={**scope, "path": other})))
-                if message["headers"] == redirect.raw_headers:
-                    change["path"] = other
+                other = {**scope, "path": path.rstrip("/") if path.endswith("/") else path + "/"}
+                redirect = RedirectResponse(str(URL(scope=other)))
+                # Not of folders of files: the relative links of a page depend on the slash.
+                if message["headers"] == redirect.raw_headers and routes_of(other):
+                    change["path"] = other["path"]
             if not change:
                 await send(message)
 
         await self.app(scope, receive, respond)
         while change:
-            scope.update(change)
+            scope.update(change, root_path=root_path)  # which a mounted application changes
             change.clear()
             await self.app(scope, receive, respond)

@@ -93,6 +93,10 @@ class Owner:
         def key() -> None:
             raise KeyError("x")
 
+        @app.post("/size")
+        async def size(request: Request) -> int:
+            return len(await request.body())
+
         @app.get("/user")
         async def who(user: Annotated[str, Depends(user)], tasks: BackgroundTasks) -> str:
             tasks.add_task(self.events.append, "ran after the answer")
@@ -109,13 +113,23 @@ class Owner:
 
     def mounts(self, app: FastAPI) -> None:
         (self.folder / "style.css").write_text("a {}")
-        app.mount("/static", StaticFiles(directory=self.folder))
-        sub = FastAPI()
+        (self.folder / "guide").mkdir(exist_ok=True)
+        for page in "index.html", "guide/index.html":
+            (self.folder / page).write_text('<a href="next.html">')
+        app.mount("/static", StaticFiles(directory=self.folder, html=True))
+        app.frontend("/ui", directory=self.folder)
+        sub, inner = FastAPI(), FastAPI()
 
         @sub.get("/")
         async def root() -> str:
             raise HTTPException(409, "busy")
 
+        @sub.get("/shelf/")
+        @inner.get("/shelf")
+        async def shelf() -> str:
+            return "shelf"
+
+        sub.mount("/inner", inner)
         app.mount("/sub", sub)
 
 
@@ -191,9 +205,18 @@ def test_errors_from_outside_of_added_middleware_have_cors_headers_too(
 ) -> None:
     with serve(settings, *others(owner.endpoints, owner.middleware)) as client:
         failed = client.get("/fail", headers=ORIGIN)
-        too_large = client.post("/nowhere", content=bytes(2_000_000), headers=ORIGIN)
-        assert (failed.status_code, too_large.status_code) == (500, 413)
-        for answer in failed, too_large:
+        # Nobody reads the first body, and the endpoint the others, of which one has no length.
+        bodies = (
+            ("/nowhere", bytes(2**21)),
+            ("/size", bytes(2**21)),
+            ("/size", iter([bytes(2**21)])),
+        )
+        too_large = [client.post(path, content=body, headers=ORIGIN) for path, body in bodies]
+        assert failed.status_code == 500
+        for answer in too_large:
+            assert answer.status_code == 413
+            assert answer.json() == {"detail": "Content Too Large"}
+        for answer in failed, *too_large:
             assert answer.headers["access-control-allow-origin"] == ORIGIN["origin"]
 
 
@@ -269,6 +292,29 @@ def test_mounted_files_and_applications_answer(
             assert answer.headers["content-type"] == "application/json"
             assert len(answer.headers["x-request-id"]) == 32
         assert client.post("/static/style.css").status_code == 405
+
+
+def test_a_mounted_application_answers_head_and_the_other_slash_itself(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    with serve(settings, *others(owner.mounts)) as client:
+        for path in "/sub/shelf", "/sub/shelf/", "/sub/inner/shelf", "/sub/inner/shelf/":
+            for method in "GET", "HEAD":
+                answer = client.request(method, path, follow_redirects=False)
+                assert answer.status_code == 200, (method, path)
+                assert answer.headers["content-length"] == "7"
+        assert client.head("/sub/").status_code == 409
+
+
+def test_a_folder_of_files_redirects_to_its_slash(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    """Without it, the relative links of its page lead elsewhere."""
+    with serve(settings, *others(owner.mounts)) as client:
+        for path in "/static", "/static/guide", "/ui", "/ui/guide":
+            answer = client.get(path, follow_redirects=False)
+            assert answer.status_code == 307, path
+            assert answer.headers["location"] == f"http://testserver{path}/"
 
 
 def test_routes_that_are_added_later_are_documented(owner: Owner, settings: Settings) -> None:

@@ -45,6 +45,7 @@ def test_every_answer_has_an_id_and_safe_headers(client: TestClient) -> None:
             "cache-control": "max-age=60",
             "x-frame-options": "SAMEORIGIN",
             "referrer-policy": "origin",
+            "x-request-id": "mine",
         },
         {"etag": '"1"'},
     ],
@@ -55,6 +56,7 @@ def test_a_header_of_an_endpoint_replaces_the_default(
     app_of(client).get("/own")(lambda: Response(headers=headers))
     answer = client.get("/own")
     assert answer.headers.items() >= headers.items()
+    assert len(answer.headers.get_list("x-request-id")) == 1
     # An answer with an ETag is not told to be forgotten.
     assert answer.headers.get("cache-control") == headers.get("cache-control")
 
