@@ -4,10 +4,11 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import URL
@@ -38,6 +39,17 @@ PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 class Service(FastAPI):
     """FastAPI, with the middleware of this module around those of `add_middleware`."""
+
+    def on_event(self, event_type: str) -> Callable[[Any], Any]:
+        """Call a function at the start or the end; FastAPI calls it only where no lifespan is."""
+
+        def add(function: Any) -> Any:
+            router = APIRouter()
+            router.add_event_handler(event_type, function)
+            self.include_router(router)
+            return function
+
+        return add
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
