@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -109,6 +110,52 @@ def test_requests_are_logged_in_order_with_other_lines(
         *("time", "level", "logger", "message", "request_id"),
         *("method", "route", "path", "status", "duration_ms", "client"),
     ]
+
+
+class OwnFormatter(logs.JSONFormatter):
+    """What an owner may set instead."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "own"
+
+
+def own_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a record as tracing libraries do."""
+    record = logging.LogRecord(*args, **kwargs)
+    record.trace = "t1"
+    return record
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], str]] = {
+    "filter": (lambda: logs.stdout.addFilter(lambda _: False), ""),
+    "level": (lambda: logs.stdout.setLevel("WARNING"), ""),
+    "propagate": (lambda: setattr(logs.requests, "propagate", False), ""),
+    "formatter": (lambda: logs.stdout.setFormatter(OwnFormatter()), "own"),
+    "factory": (lambda: logging.setLogRecordFactory(own_record), '"trace": "t1"'),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_for_all_lines_holds_for_requests(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, written = CHANGES[name]
+    monkeypatch.setattr(logging.root, "handlers", [logs.stdout])
+    monkeypatch.setattr(logs.stdout, "formatter", logs.JSONFormatter())
+    monkeypatch.setattr(logs.stdout, "filters", [])
+    monkeypatch.setattr(logs.stdout, "level", logging.NOTSET)
+    monkeypatch.setattr(logs.requests, "propagate", True)
+    try:
+        change()
+
+        async def turn() -> None:
+            logs.log_request({"method": "GET", "path": "/"}, logging.INFO, "/", 200, 0.25)
+
+        asyncio.run(turn())
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    output = capfd.readouterr().out
+    assert written in output if written else not output
 
 
 def test_a_client_s_lines_about_its_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
