@@ -151,17 +151,20 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     """`make run` goes through Compose; `make dev` sets the environment itself."""
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
+    lines = ["DOCS=true", " # a comment", "", "DOCS=false", *lines, " \tINDENTED=a", "WINDOWS=b\r"]
     # Without a line end, as some editors leave it.
-    (service.path / ".env").write_text("\n".join(["# a comment", "", "DOCS=false", *lines]))
+    (service.path / ".env").write_text("\n".join([*lines, "LAST=c"]))
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
+    names += ["INDENTED", "WINDOWS", "LAST"]
     shown = service.path / "show"
     shown.write_text(f"#!/bin/sh\nprintenv {' '.join(names)}\n")
     shown.chmod(0o755)
     try:
         app = ("docker", "compose", "run", "--rm", "--no-TTY", "app", "printenv")
-        assert "\n".join(["false", *VALUES]) in service.run(*app, *names)
+        values = "\n".join([*VALUES, "a", "b", "c\n"])
+        assert f"false\n{values}" in service.run(*app, *names)
         dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
-        assert "\n".join(["true", *VALUES]) in dev  # the environment overrides the file
+        assert f"true\n{values}" in dev  # the environment overrides the file
     finally:
         shown.unlink()
         (service.path / ".env").unlink()
