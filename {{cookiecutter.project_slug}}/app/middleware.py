@@ -148,15 +148,12 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
             small = plain and int(sizes[0]) <= self.max_body_size
         else:  # HTTP/2 has bodies without either header
             small = scope.get("http_version", "") < "2"
-        if small:
-            await self.app(scope, receive, send)
-            return
         started = refused = False
 
         async def respond(message: Message) -> None:
             nonlocal started, refused
             started = True
-            # Starlette refuses in plain text where the endpoint does not read the body.
+            # Starlette refuses in plain text, also a body over the limit of a route.
             if message.get("status") == 413 and PLAIN_TEXT in message["headers"]:
                 refused = True
                 await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
@@ -164,7 +161,7 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
                 await send(message)
 
         try:
-            await super().__call__(scope, receive, respond)
+            await (self.app if small else super().__call__)(scope, receive, respond)
         except ExceptionGroup as group:
             # BaseHTTPMiddleware hides Starlette's error, which has this status, from Starlette.
             if started or not group.subgroup(lambda error: getattr(error, "status_code", 0) == 413):

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
@@ -246,17 +246,24 @@ def test_a_route_may_take_more_or_less_than_the_limit(settings: Settings) -> Non
             async def count(body: dict[str, Any]) -> int:
                 return len(body)
 
+            @app_of(client).post(f"{path}/raw", max_body_size=limit)
+            async def count_raw(request: Request) -> int:
+                return len(await request.body())
+
         for path, size, status in (
             ("/more", 900, 200),
             ("/more", 1100, 413),
             ("/less", 5, 200),
             ("/less", 20, 413),
         ):
-            content = b"{}".ljust(size)
-            answer = client.post(
-                path, content=content, headers={"content-type": "application/json"}
-            )
-            assert answer.status_code == status, (path, size)
+            for endpoint in path, f"{path}/raw":
+                answer = client.post(
+                    endpoint,
+                    content=b"{}".ljust(size),
+                    headers={"content-type": "application/json"},
+                )
+                assert answer.status_code == status, (endpoint, size)
+                assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])
