@@ -186,7 +186,9 @@ class RouteMiddleware:
 
         async def respond(message: Message) -> None:
             code = message.get("status")
-            if code == 405 and scope.get("method") == "HEAD":
+            # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
+            unmatched = code == 405 or (code == 404 and "route" not in scope)
+            if unmatched and scope.get("method") == "HEAD":
                 change["method"] = "GET"  # the server leaves the body out
             elif code == 307 and scope.get("endpoint") in (None, scope["app"]):
                 path = scope["path"]

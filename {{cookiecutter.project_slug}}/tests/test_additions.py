@@ -323,6 +323,14 @@ def test_a_mounted_application_answers_head_and_the_other_slash_itself(
         assert client.head("/sub/").status_code == 409
 
 
+def test_what_is_mounted_at_the_root_hides_no_route(owner: Owner, settings: Settings) -> None:
+    for files in StaticFiles(directory=owner.folder, html=True), FastAPI():
+        with serve(settings, lambda app, files=files: app.mount("/", files)) as client:  # type: ignore[misc]
+            for method, path in ("GET", "/livez"), ("HEAD", "/livez"), ("HEAD", "/health"):
+                assert client.request(method, path).status_code == 200, (method, path)
+            assert client.head("/nowhere").status_code == 404
+
+
 def test_a_folder_of_files_redirects_to_its_slash(
     owner: Owner, others: Others, settings: Settings
 ) -> None:
