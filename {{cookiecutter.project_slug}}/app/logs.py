@@ -108,6 +108,9 @@ class StdoutHandler(logging.Handler):
 
 stdout = StdoutHandler()
 
+if sys.platform != "win32":  # a process pool's children write no line of their parent again
+    os.register_at_fork(after_in_child=stdout.waiting.clear)
+
 
 def log_request(scope: Scope, level: int, route: str | None, status: int, seconds: float) -> None:
     """Log a request that was answered.

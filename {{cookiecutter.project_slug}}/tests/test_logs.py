@@ -158,6 +158,28 @@ def test_a_change_for_all_lines_holds_for_requests(
     assert written in output if written else not output
 
 
+FORK = """
+import asyncio, logging, multiprocessing
+from app import logs
+
+logs.configure(form="json")
+log = logging.getLogger("app.test")
+
+async def turn():
+    logs.log_request({"method": "GET", "path": "/"}, logging.INFO, "/", 200, 0.25)
+    child = multiprocessing.get_context("fork").Process(target=log.info, args=("child",))
+    child.start()
+    child.join()
+
+asyncio.run(turn())
+"""
+
+
+def test_a_child_process_does_not_repeat_a_line_that_waits() -> None:
+    output, _ = run("-c", FORK, stdout=subprocess.PIPE).communicate()
+    assert [json.loads(line)["message"] for line in output.splitlines()] == ["child", "GET / 200"]
+
+
 def test_a_client_s_lines_about_its_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     import_module("app.main")
     logging.getLogger("httpx2").info("HTTP Request: GET https://shop.example/?token=s3cr3t")
