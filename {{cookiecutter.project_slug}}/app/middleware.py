@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import URL
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import health
@@ -63,7 +64,15 @@ class Service(FastAPI):
         self.user_middleware = added
         for cls, args, kwargs in outer:
             app = cls(app, *args, **kwargs)
-        return RequestMiddleware(app)
+        return Outermost(RequestMiddleware(app))
+
+
+class Outermost(ServerErrorMiddleware):
+    """Pass every request on: OpenTelemetry's instrumentation expects this type outside of all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        await self.app(scope, receive, send)
 
 
 class RequestMiddleware:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from app.main import create_app
 from app.settings import Settings
@@ -271,6 +272,28 @@ def test_a_handler_replaces_the_service_s_own(
         # Not an error for the owner's handler.
         assert client.get("/user/").json() == "somebody"
         assert client.head("/user").status_code == 200
+
+
+def test_instrumentation_can_wrap_the_middleware(
+    owner: Owner, others: Others, settings: Settings
+) -> None:
+    """OpenTelemetry's replaces the outermost middleware, and does nothing if it has another type."""
+
+    def instrument(app: FastAPI) -> None:
+        build = app.build_middleware_stack
+
+        def wrap() -> ServerErrorMiddleware:
+            stack = build()
+            assert isinstance(stack, ServerErrorMiddleware)
+            return ServerErrorMiddleware(stack.app, stack.handler, stack.debug)
+
+        app.build_middleware_stack = wrap  # type: ignore[method-assign]
+
+    with serve(settings, *others(owner.endpoints, owner.middleware), instrument) as client:
+        answer = client.get("/fail", headers=ORIGIN)
+        assert answer.status_code == 500
+        assert len(answer.headers["x-request-id"]) == 32
+        assert answer.headers["access-control-allow-origin"] == ORIGIN["origin"]
 
 
 def test_dependencies_can_be_replaced_and_work_goes_on_after_the_answer(
