@@ -37,7 +37,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class ServiceError(Exception):
-    """An error with an answer of its own; raise it anywhere, or a subclass that sets the values.
+    """An error with an answer; endpoints and what they call raise it, or a subclass with values.
 
         raise ServiceError("No lamps are left", status_code=409, code="sold_out")
 
