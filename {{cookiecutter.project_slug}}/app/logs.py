@@ -57,7 +57,8 @@ class JSONFormatter(logging.Formatter):
         try:
             line["message"] = record.getMessage()
             extras = {key: value for key, value in vars(record).items() if key not in STANDARD}
-            return encode({**line, **extras, **line})
+            # An extra of one of these names gets another, or it would be lost.
+            return encode(line | {key + "_" * (key in line): extras[key] for key in extras})
         except Exception as error:  # wrong arguments, or an extra that JSON cannot hold
             return encode({**line, "log_error": repr(error)})
 

@@ -53,9 +53,9 @@ def format_record(message: str, **extra: object) -> str:
 
 
 def test_a_line_has_time_level_logger_message_and_extras() -> None:
-    line = json.loads(format_record("hello", order=7, color_message="\x1b[1m"))
-    assert line.keys() == {"time", "level", "logger", "message", "order"}
-    assert line["order"] == 7
+    line = json.loads(format_record("hello", order=7, level=3, color_message="\x1b[1m"))
+    assert line.keys() == {"time", "level", "logger", "message", "order", "level_"}
+    assert (line["order"], line["level"], line["level_"]) == (7, "INFO", 3)
     time = datetime.fromisoformat(line["time"])
     assert time.utcoffset() == timedelta(0)
     assert datetime.now(UTC) - time < timedelta(minutes=1)
