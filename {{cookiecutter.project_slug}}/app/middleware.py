@@ -192,13 +192,16 @@ class RouteMiddleware:
         """Handle one request, and handle it again if the other method or path has a route."""
         change: dict[str, str] = {}
         root_path = scope.get("root_path", "")
+        only_head = ended = False
 
         async def respond(message: Message) -> None:
+            nonlocal only_head, ended
             code = message.get("status")
             # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
             unmatched = code == 405 or (code == 404 and "route" not in scope)
             if unmatched and scope.get("method") == "HEAD":
-                change["method"] = "GET"  # the server leaves the body out
+                change["method"] = "GET"
+                only_head = True
             elif code == 307 and scope.get("endpoint") in (None, scope["app"]):
                 path = scope["path"]
                 other = {**scope, "path": path.rstrip("/") if path.endswith("/") else path + "/"}
@@ -206,8 +209,11 @@ class RouteMiddleware:
                 # Not of folders of files: the relative links of a page depend on the slash.
                 if message["headers"] == redirect.raw_headers and routes_of(other):
                     change["path"] = other["path"]
-            if not change:
-                await send(message)
+            if change or ended:
+                return
+            if only_head and message.get("more_body"):
+                ended, message = True, {"type": "http.response.body"}  # a stream may have no end
+            await send(message)
 
         await self.app(scope, receive, respond)
         while change:

@@ -1,5 +1,6 @@
 """What FastAPI documents for adding to a service works here: alone, and all of it together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
+from fastapi.sse import EventSourceResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -107,6 +109,12 @@ class Owner:
         async def size(request: Request) -> int:
             return len(await request.body())
 
+        @app.get("/events", response_class=EventSourceResponse)
+        async def events() -> AsyncIterator[int]:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+
         @app.get("/user")
         async def who(user: Annotated[str, Depends(user)], tasks: BackgroundTasks) -> str:
             tasks.add_task(self.events.append, "ran after the answer")
@@ -138,6 +146,11 @@ class Owner:
         @inner.get("/shelf")
         async def shelf() -> str:
             return "shelf"
+
+        @sub.middleware("http")
+        async def pass_on(request: Request, call_next: Callable[..., Any]) -> Response:
+            answer: Response = await call_next(request)
+            return answer
 
         sub.mount("/inner", inner)
         app.mount("/sub", sub)
@@ -294,6 +307,13 @@ def test_instrumentation_can_wrap_the_middleware(
         assert answer.status_code == 500
         assert len(answer.headers["x-request-id"]) == 32
         assert answer.headers["access-control-allow-origin"] == ORIGIN["origin"]
+
+
+def test_head_of_an_endless_stream_ends(owner: Owner, others: Others, settings: Settings) -> None:
+    with serve(settings, *others(owner.endpoints, owner.middleware)) as client:
+        answer = client.head("/events")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 def test_dependencies_can_be_replaced_and_work_goes_on_after_the_answer(
