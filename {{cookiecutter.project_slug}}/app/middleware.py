@@ -152,11 +152,12 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
         """Count the body, unless there is none, or its length is a plain number within the limit."""
         names = b"content-length", b"transfer-encoding"
         sizes = [value for name, value in scope.get("headers", ()) if name in names]
-        if sizes:  # the server sees to it that no body is longer than it says
-            plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
-            small = plain and int(sizes[0]) <= self.max_body_size
-        else:  # HTTP/2 has bodies without either header
-            small = scope.get("http_version", "") < "2"
+        if not sizes and scope.get("http_version", "") < "2":  # HTTP/2 has bodies without either
+            await self.app(scope, receive, send)
+            return
+        # The server sees to it that no body is longer than it says.
+        plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
+        small = plain and int(sizes[0]) <= self.max_body_size
         started = refused = False
 
         async def respond(message: Message) -> None:
@@ -198,10 +199,10 @@ class RouteMiddleware:
             nonlocal only_head, ended
             code = message.get("status")
             # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
-            unmatched = code == 405 or (code == 404 and "route" not in scope)
-            if unmatched and scope.get("method") == "HEAD":
-                change["method"] = "GET"
-                only_head = True
+            if code == 405 or (code == 404 and "route" not in scope):
+                if scope.get("method") == "HEAD":
+                    change["method"] = "GET"
+                    only_head = True
             elif code == 307 and scope.get("endpoint") in (None, scope["app"]):
                 path = scope["path"]
                 other = {**scope, "path": path.rstrip("/") if path.endswith("/") else path + "/"}
