@@ -137,11 +137,15 @@ class RequestMiddleware:
         finally:
             status = status or 500
             # Health checks are frequent, so only failed ones are logged at INFO.
-            check = scope["path"].removeprefix(scope.get("root_path", "")) in health.PATHS
+            root = scope.get("root_path", "")
+            check = scope["path"].removeprefix(root) in health.PATHS
             level = logging.DEBUG if check and status < 300 else logging.INFO
             # The route in an included router does not know the prefix; its context does.
-            context = inner.get("fastapi", {}).get("effective_route_context") or inner.get("route")
-            route = getattr(context, "path", None)
+            context = inner.get("fastapi", {}).get("effective_route_context")
+            known = context and context.original_route is inner.get("route")
+            route = getattr(context if known else inner.get("route"), "path", None)
+            # Nor does the route in a mounted application know where that is.
+            route = route and inner.get("root_path", "").removeprefix(root) + route
             log_request(scope, level, route, status, perf_counter() - begin)
 
 

@@ -95,6 +95,27 @@ def test_the_route_in_the_log_has_the_prefix_of_its_router(
     assert vars(line)["route"] == "/v1/shops/{city}/{name}"
 
 
+def test_the_route_in_the_log_has_the_path_of_its_mount(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    sub, router = FastAPI(), APIRouter(prefix="/items")
+    router.get("/{name}")(lambda name: name)
+    sub.get("/{name}")(lambda name: name)
+    sub.include_router(router)
+    app_of(client).mount("/sub", sub)
+    mounting = APIRouter()
+    mounting.mount("/sub", sub)
+    app_of(client).include_router(mounting, prefix="/v1")
+    for prefix in "/sub", "/v1/sub":
+        for path in "/x", "/items/x", "/x/":
+            assert client.get(prefix + path).status_code == 200
+    assert [vars(line)["route"] for line in lines(caplog)] == [
+        prefix + path
+        for prefix in ("/sub", "/v1/sub")
+        for path in ("/{name}", "/items/{name}", "/{name}")
+    ]
+
+
 def test_health_checks_are_logged_when_they_fail_else_for_debugging(
     client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
