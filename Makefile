@@ -16,12 +16,12 @@ help: ## List the targets
 	python3 -m venv .venv && $(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
 	touch $@
 
-check: .venv/installed ## Look for faults, without changing anything
+check: .venv/installed ## Run the linter, the formatter and the type checker, and change nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-fix: .venv/installed ## Repair what can be repaired, format, and write copier.yml
+fix: .venv/installed ## Format the code, repair findings of the linter, and write copier.yml
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 	$(PYTHON) scripts/copier_support.py
@@ -33,7 +33,7 @@ newcomer: ## Run the README's commands in containers with little but Python: ARG
 	python3 scripts/newcomer.py $(ARGS)
 
 # cosmic-ray is not in the lock, because nothing else needs it and its many packages.
-mutants: .venv/installed ## Change the code and see whether tests notice, for hours: ARGS="hook --sample 40"
+mutants: .venv/installed ## Break the code, and list the changes that no test notices (hours): ARGS="hook --sample 40"
 	$(PYTHON) -m pip install --quiet cosmic-ray==8.7.0
 	$(PYTHON) -m scripts.mutants $(ARGS)
 	$(PYTHON) scripts/defects.py --without-docker

@@ -31,9 +31,9 @@ for default in CONFIG.values():
 
 DEVICES = ["con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))]
 RESERVED = {"app", "tests", "localhost", "scratch", *DEVICES}
-# Control characters, line separators, bidirectional controls, surrogates; what Jinja begins with.
+# Control characters, line separators, bidirectional controls, surrogates; the starts of Jinja's tags.
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|{[{%#]")
-# Quotes, backslashes, invisible characters, and what Python, TOML or YAML cannot hold raw.
+# Quotes, backslashes, invisible characters, and characters that Python, TOML or YAML cannot hold raw.
 # Joiners stay: emoji and Persian words need them.
 ESCAPED = re.compile(
     r'["\\\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f'
@@ -157,7 +157,7 @@ def given() -> dict[str, Any]:
         frame = frame.f_back
     answers = dict(frame.f_locals["extra_context"] or {}) if frame else {}
     if isinstance(answers.get("create_venv"), str):
-        del answers["create_venv"]  # Cookiecutter judges words itself: yes and no are right, too
+        del answers["create_venv"]  # Cookiecutter checks words itself: yes and no are valid, too
     return answers
 
 
@@ -172,7 +172,7 @@ class Answers(ext.Extension):
         if [int(n) for n in re.findall(r"\d+", version)[:2]] < [2, 7]:
             raise FailedHookException(f"Cookiecutter 2.7 or newer is needed, and this is {version}")
         # A caller can replace `_jinja2_env_vars`; answers in another syntax would be code.
-        for name, value in vars(Environment(**CONFIG["_jinja2_env_vars"])).items():  # noqa: S701
+        for name, value in vars(Environment(**CONFIG["_jinja2_env_vars"])).items():  # noqa: S701 - no HTML
             if name.endswith(("_string", "_prefix", "_blocks", "_sequence")):
                 setattr(environment, name, value)
         environment.filters |= {f.__name__: f for f in (slug, quoted, markdown, checked, for_hook)}
@@ -193,7 +193,7 @@ class Sealed(ext.Extension):
     """Do nothing. Jinja imports this for the `[]` at the end of `_extensions`.
 
     Cookiecutter compares lists as sets, which fails for a list in a list: so nobody can replace
-    `_extensions` by an empty list, without which answers would run as templates.
+    `_extensions` by an empty list, which would let answers run as templates.
     """
 
 

@@ -81,7 +81,7 @@ class Benchmark:
                 yield number, candidate
 
     def images(self) -> None:
-        """Build everything, cold and again, and weigh it."""
+        """Build every image, cold and again, and measure its size."""
         built = [candidate for candidate in self.candidates if not candidate.on]
         for number, candidate in self.turns(self.size.builds, built):
             self.add("build_first", candidate.name, number, measure.build_first(candidate))
@@ -102,7 +102,7 @@ class Benchmark:
             self.add("image", candidate.name, 0, added)
 
     def starts(self) -> None:
-        """Start everything with four workers, and weigh it before and after load."""
+        """Start every service with four workers; measure its memory before and after load."""
         for number, candidate in self.turns(self.size.rounds, self.candidates):
             with measure.container(candidate, self.cores.two, workers=4) as (name, took):
                 self.add("first_200", candidate.name, number, took)
@@ -145,7 +145,7 @@ class Benchmark:
                 for size in self.size.bodies:
                     value = self.load(candidate, name, "create item", size=size)["throughput"]
                     self.add("bodies", candidate.name, number, value, f"{size // 1024:,} KiB")
-                # Last: what many connections leave behind would be measured with what follows.
+                # Last, because many connections leave memory that would change other measurements.
                 for count in self.size.connections:
                     value = self.load(candidate, name, "read item", connections=count)["throughput"]
                     self.add("connections", candidate.name, number, value, str(count))
@@ -201,7 +201,7 @@ class Benchmark:
                     self.add(name, who, number, value, kind_of(candidate))
 
     def database_memory(self) -> None:
-        """Weigh four workers of ours with SQLite, after load."""
+        """Measure the memory of four workers of ours with SQLite, after load."""
         candidate = next(one for one in self.databases if one.name == "sqlite")
         for number in range(self.size.rounds):
             with measure.container(candidate, self.cores.two, workers=4) as (name, _):
@@ -210,7 +210,7 @@ class Benchmark:
                 self.add("database_memory", "ours", number, measure.mebibytes(name), "sqlite")
 
     def template(self) -> None:
-        """Generate a project, with .venv and until it is healthy, beside what the tools alone take."""
+        """Time a generated project: its files, its .venv, its first health; and the tools alone."""
         work = self.work / "generated"
         ours = measure.copy_template(work / "ours")
         plain = measure.plain_template(ours, work / "plain")
@@ -251,7 +251,7 @@ def kind_of(candidate: Candidate) -> str:
 
 
 def about(arguments: Sequence[str], candidates: list[Candidate]) -> dict[str, object]:
-    """Tell where, when and with what this was measured."""
+    """Return the date, the machine and the versions of this run."""
     engine = json.loads(run("docker", "version", "--format", "{{json .Server}}"))
     count = run("docker", "info", "--format", "{{.NCPU}} {{.MemTotal}}").split()
     system = ".".join(platform.release().split(".")[:2])
@@ -326,7 +326,7 @@ def main(arguments: Sequence[str]) -> None:
         "--output", type=Path, default=HERE / "results", help="default: %(default)s"
     )
     if os.environ.get("FULL") == "1":
-        arguments = ["--full", *arguments]  # so that the results say it, too
+        arguments = ["--full", *arguments]  # so that the results show it, too
     options = parser.parse_args(arguments)
 
     folders = {name: HERE / "candidates" / name for name in OWN}
@@ -349,7 +349,7 @@ def main(arguments: Sequence[str]) -> None:
             for name, part in PARTS.items():
                 if not options.only or name in options.only:
                     part(benchmark)
-        finally:  # what is there is there
+        finally:  # a failed part must not lose the others
             before = kept(options.output, benchmark.samples) if options.only else []
             write(options.output, facts, before + benchmark.samples)
     print((options.output / "results.md").read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEMPLATE = "{{cookiecutter.project_slug}}"
 
-# Small and without requirements of its own: what a developer adds to a service.
+# A small package without requirements, as a developer adds it to a service.
 NEW_DEPENDENCY = (
     "iniconfig==2.3.1"
     " --hash=sha256:67f4b9c50da0dedf52af349e7749a80a9057a5031199791b906c3bb3ae878960"
@@ -49,7 +49,7 @@ def seconds(*command: str | Path) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of those that are compared: a folder with a Dockerfile and what its candidate.toml says.
+    """One of the compared services: a folder with a Dockerfile, and the values of its candidate.toml.
 
     In `base`, `command` and the values of environments, {python} and {workers} are replaced.
     """
@@ -93,7 +93,7 @@ class Candidate:
 def load_candidate(name: str, folder: Path, work: Path, python: str | None) -> Candidate:
     """Read a candidate, in `work`: a copy of its folder, or a service rendered for it.
 
-    `python` is the version that all candidates shall have, if not each its own.
+    `python` replaces the Python version of each candidate.
     """
     settings = tomllib.loads((folder / "candidate.toml").read_text(encoding="utf-8"))
     candidate = Candidate(name, work / name, **settings | ({"python": python} if python else {}))
@@ -106,7 +106,7 @@ def load_candidate(name: str, folder: Path, work: Path, python: str | None) -> C
 
 
 def load_databases(work: Path, python: str | None) -> list[Candidate]:
-    """Read ours with each database, and after it what asks the same one by its driver alone."""
+    """Read ours with each database, each followed by the candidates that use its driver alone."""
     folder = HERE / "candidates"
     found = []
     for database in ("sqlite", "postgresql"):
@@ -133,7 +133,7 @@ def build(candidate: Candidate, *options: str) -> float:
 
 
 def build_first(candidate: Candidate) -> float:
-    """Build as on a machine that never built this, but has the base: no layer and no wheel is there."""
+    """Build as on a machine that has the base image alone: no layer and no wheel."""
     dockerfile = candidate.folder / "Dockerfile"
     original = dockerfile.read_text(encoding="utf-8")
     # A cache of another name is an empty one; emptying theirs would take it from the user's builds.
@@ -181,7 +181,7 @@ def packages(image: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cores:
-    """Which cores run what, as `--cpuset-cpus` takes it."""
+    """The cores of the services and of wrk, as `--cpuset-cpus` takes them."""
 
     one: str
     """The core of the server where it has one."""
@@ -212,7 +212,7 @@ def container(
         *("docker", "run", "--detach", "--name", name, "--cpuset-cpus", cores),
         *("--publish", f"127.0.0.1:{port}:{candidate.port}"),
         *(f"--env={key}={value.format(workers=workers)}" for key, value in variables.items()),
-        # What every machine has by default grows without bounds.
+        # Docker's default driver with a limit, because its file would grow without one.
         *("--log-driver", "json-file", "--log-opt", "max-size=10m"),
         candidate.image,
         *(part.format(workers=workers) for part in candidate.command),
@@ -314,7 +314,7 @@ def postgresql(cores: str) -> Iterator[str]:
             *("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=app"),
             "postgres:17",
         )
-        # Over TCP, which the server that only prepares the folder does not listen on.
+        # Over TCP, because the first server, which prepares the folder, listens on a socket alone.
         ready = ("docker", "exec", name, "pg_isready", "--quiet", "--host=127.0.0.1")
         deadline = time.monotonic() + 60
         while subprocess.run(ready, capture_output=True).returncode:
@@ -342,7 +342,7 @@ def driver(name: str, what: str, duration: int) -> dict[str, float]:
 
 
 def copy_template(folder: Path) -> Path:
-    """Copy what Cookiecutter uses of this repository, without caches, and return the copy."""
+    """Copy the files of this repository that Cookiecutter uses, without caches, and return the copy."""
     left_behind = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
     for name in (TEMPLATE, "hooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=left_behind, dirs_exist_ok=True)
@@ -352,14 +352,14 @@ def copy_template(folder: Path) -> Path:
 
 
 def plain_template(template: Path, folder: Path) -> Path:
-    """Make a template of the same files that needs no code of ours, and return its folder.
+    """Make a template of the same files without hook, extension and filters, and return its folder.
 
-    What Cookiecutter itself takes: no hook, no extension, no filter.
+    Its time is that of Cookiecutter itself.
     """
     shutil.copytree(template, folder, ignore=shutil.ignore_patterns("hooks", "*.py[co]"))
     questions = folder / "cookiecutter.json"
     answers = json.loads(questions.read_text(encoding="utf-8"))
-    # Without the hook, nothing removes the files of unselected options.
+    # No hook removes the files of unselected options.
     for feature, paths in answers["_features"].items():
         question, options = feature.split("=")
         if answers[question][0] not in options.split("|"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
-# What is measured: a label and a unit. Less is better, except for what is counted per second.
+# The metrics: a label and a unit. Less is better, except for counts per second.
 METRICS = {
     "image": ("Bytes added to the base image", "MB"),
     "build_first": ("First build: no layer, no wheel", "s"),
@@ -91,7 +91,7 @@ class Results:
         self.samples = list(samples)
 
     def values(self, metric: str, case: str, candidate: str) -> dict[int, float]:
-        """Return what was measured, by round."""
+        """Return the values by round."""
         key = (metric, case, candidate)
         return {s.round: s.value for s in self.samples if (s.metric, s.case, s.candidate) == key}
 
@@ -123,7 +123,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Goal:
-    """What ours should reach: at most `limit` times the other's value, or at least where `least`.
+    """A goal for ours: at most `limit` times the other's value, or at least that with `least`.
 
     Without an `other`, the limit is an absolute value. It must hold in each case of the metric, or in
     `case` alone. With `cases`, the first case of ours is compared with the second.
@@ -188,7 +188,7 @@ GOALS = [
 
 
 def goals_table(results: Results) -> str:
-    """Write what was to be reached and what was, as Markdown."""
+    """Write the goals and the results as Markdown."""
     lines = ["| | ours | compared with | ratio | goal | |", "|---|--:|--:|--:|--:|---|"]
     for goal in GOALS:
         checked = goal.check(results)

@@ -52,7 +52,7 @@ def remove(project: Path, path: str) -> None:
 
 
 def is_update(context: Mapping[str, Any], project: Path) -> bool:
-    """Tell whether `cruft update` runs this hook, which compares versions in temporary folders."""
+    """Tell whether `cruft update` runs this hook: it renders versions in temporary folders."""
     temporary = Path(tempfile.gettempdir()).resolve()
     return "_commit" in context and project.resolve().is_relative_to(temporary)
 
@@ -83,10 +83,10 @@ def shortest_path(project: Path, environment: Mapping[str, str]) -> str:
 
 
 def enter_on_windows(folder: str) -> list[str]:
-    """Return what to type to enter a folder: one command for cmd and PowerShell, or one for each.
+    """Return the command that enters a folder, for cmd and PowerShell, or one for each.
 
     cmd replaces %NAME% between double quotes, and PowerShell replaces $name there, reads ` as an
-    escape, [ and ] as a pattern, and takes all kinds of single quotes for the same.
+    escape, [ and ] as a pattern, and all kinds of single quotes as one.
     """
     if not re.search(r"[%$`\[\]]", folder):
         return [f'pushd "{folder}"']
@@ -99,7 +99,7 @@ def enter_on_windows(folder: str) -> list[str]:
 
 
 def next_commands(folder: str, port: str, made: bool, make: bool, windows: bool) -> list[str]:
-    """Return what to type next, in a POSIX shell or in cmd and PowerShell."""
+    """Return the next commands for a POSIX shell, or for cmd and PowerShell."""
     enter = enter_on_windows(folder) if windows else [f"cd {shlex.quote(folder)}"]
     if make and not windows:
         return [*enter, "make test" if made else "make venv", "make dev"]

@@ -22,7 +22,7 @@ TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(ROOT))
 
 from hooks import post_gen_project as hook  # noqa: E402 - copier loads this file by its path
-from local_extensions import CONFIG, checked, find_problem, markdown, quoted, slug  # noqa: E402
+from local_extensions import CONFIG, checked, find_problem, markdown, quoted, slug  # noqa: E402 - the same
 
 QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 
@@ -62,14 +62,14 @@ def question(name: str) -> dict[str, Any]:
 
 
 def configuration() -> str:
-    """Return the text of copier.yml, in which each value is JSON, as YAML may be."""
+    """Return the text of copier.yml; each value is JSON, which YAML includes."""
     names = ", ".join(f"{name}={name}" for name in QUESTIONS)
     service = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
     skipped = [f"**/{path}" for path in service["tool"]["cruft"]["skip"]]
     values: dict[str, Any] = {
         "_subdirectory": "{{ '{{cookiecutter.project_slug}}' }}",
         "_templates_suffix": "",
-        # What `cruft update` leaves alone, too.
+        # `cruft update` skips these, too.
         "_exclude": [f"{{{{ '{p}' if _copier_operation == 'update' else '' }}}}" for p in skipped],
         "_envops": {**CONFIG["_jinja2_env_vars"], "keep_trailing_newline": True},
         "_jinja_extensions": [

@@ -1,4 +1,4 @@
-"""Show that the tests bite: seed one defect at a time, and see the suite fail.
+"""Seed one defect at a time, and check that a test fails.
 
 For files that scripts/mutants.py does not change. Copies the repository for each defect, applies it there, and
 runs the quickest tests that should notice. Every selection has to pass without the defect, else a failure would
@@ -90,7 +90,7 @@ DEFECTS = [
         f"{SERVICE}/compose.yaml",
         "read_only: true",
         "read_only: false",
-        "-m docker tests/service/test_make.py -k compose_runs",
+        "-m docker tests/service/test_make.py -k build_run_stop",
     ),
     Defect(
         "an entry of the lock without a hash",
@@ -229,7 +229,7 @@ DEFECTS = [
 
 
 def copy_of_repository(folder: Path) -> Path:
-    """Copy what is worked on to `folder`; git knows the files, as some tests ask it for them."""
+    """Copy the working tree to `folder`, as a git repository, because some tests ask git for its files."""
     copy = folder / "template"
     shutil.copytree(ROOT, copy, ignore=LEFT_BEHIND)
     for command in (["init", "--quiet"], ["add", "--all"]):
@@ -243,7 +243,7 @@ def run(tests: str, defect: Defect | None = None) -> tuple[int, str]:
     in_service = words[0] == "service"
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "REQUIRE_DOCKER": "1"}
     if "docker" not in words:
-        environment["DOCKER_HOST"] = "tcp://127.0.0.1:9"  # a defect must not touch what runs here
+        environment["DOCKER_HOST"] = "tcp://127.0.0.1:9"  # a defect must not reach this engine
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_repository(Path(folder))
         if defect:
@@ -265,9 +265,9 @@ def run(tests: str, defect: Defect | None = None) -> tuple[int, str]:
 
 
 def run_all(defects: Iterable[Defect]) -> list[Defect]:
-    """Seed each of `defects`, say what came of it, and return those that went unnoticed."""
+    """Seed each of `defects`, print the result, and return those that no test noticed."""
     missed = []
-    # One after the other where containers are measured: on a busy machine, times mean nothing.
+    # One after the other where tests measure containers, because a busy machine changes times.
     for docker, at_once in ((False, 2), (True, 1)):
         chosen = [each for each in defects if each.needs_docker is docker]
         with ThreadPoolExecutor(at_once) as pool:
@@ -277,7 +277,7 @@ def run_all(defects: Iterable[Defect]) -> list[Defect]:
                     sys.exit(f"Without any defect, this does not pass: pytest {tests}\n{output}")
             results = pool.map(lambda each: run(each.tests, each), chosen)
             for defect, (status, output) in zip(chosen, results, strict=True):
-                caught = status == 1  # not 2 to 5: nothing was run
+                caught = status == 1  # 2 to 5 mean that no test was run
                 print(f"{'caught' if caught else 'NOT CAUGHT'}: {defect.name}", flush=True)
                 if not caught:
                     missed.append(defect)
@@ -294,7 +294,7 @@ def docker_answers() -> bool:
 
 
 def main() -> int:
-    """Return 0 if every defect was caught, and none left out but by `--without-docker`; else 1."""
+    """Return 0 if every defect was caught, except those that `--without-docker` left out; else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--without-docker", action="store_true", help="leave out what needs it")
     parser.add_argument("names", nargs="*", help="only defects whose names hold one of these")

@@ -83,7 +83,7 @@ def entries(lock: Path) -> list[str]:
 
 
 def tag(work: Path) -> None:
-    """Put what not every answer needs between tags, in the runtime lock."""
+    """Put packages that only some answers need between tags, in the runtime lock."""
     head, *packages = entries(RUNTIME)
     needed: dict[str, set[str]] = {package: set() for package in packages}
     for answer in CONFIG["database"]:

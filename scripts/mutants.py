@@ -45,7 +45,7 @@ GROUPS = {
         }.items()
     },
 }
-# One replacement for each operator: the others only take longer. `|` stands in annotations, which nothing runs.
+# One replacement for each operator, because more only take longer. No `|`, because it is in annotations alone.
 OPERATORS = (
     "ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul|Pow_Mul|BitAnd_BitOr)"
     "|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is|In_NotIn|NotIn_In)"
@@ -102,7 +102,7 @@ def draw(session: Path, sample: int) -> None:
             (item.mutations[0].start_pos, item.mutations[0].operator_name, item.job_id)
             for item in work.pending_work_items
         )
-        kept = random.Random(13).sample(jobs, min(sample, len(jobs)))  # noqa: S311
+        kept = random.Random(13).sample(jobs, min(sample, len(jobs)))  # noqa: S311 - no secret
         left_out = WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
         for job in set(jobs) - set(kept):
             work.set_result(job[2], left_out)

@@ -26,7 +26,7 @@ IMAGES = [
     "debian:trixie-slim",
     *(f"python:{version}-slim-trixie" for version in (VERSIONS[0], VERSIONS[-1])),
 ]
-# What the commands are to take at most, in seconds, on a machine with two cores of its own.
+# Time limits of the commands, in seconds, on a machine with two cores of its own.
 GOALS = {"generate": 60, "test": 120}
 # The README names these; a python image brings its own Python.
 PROGRAMS = {"debian": "git make python3 python3-venv", "python": "git make"}
@@ -61,7 +61,7 @@ def prepare(image: str, folder: Path) -> str:
 
 
 def try_commands(image: str, folder: Path, options: list[str]) -> bool:
-    """Run the commands in a fresh container each, print what came of them; return whether both worked."""
+    """Run each command in a fresh container, print the results, and return whether both worked."""
     tag = prepare(image, folder)
     works = True
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pytest_cookies.plugin import Cookies
 
-from tests.support.commands import free_port, lacking, wait_until
+from tests.support.commands import free_port, lacking, program, wait_until
 from tests.support.containers import Build, answers, docker, require_docker
 from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
@@ -22,10 +22,7 @@ from tests.support.services import Bake, Service
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of this repository without what working in it leaves behind.
-
-    Cookiecutter copies everything that it finds, caches and virtual environments included.
-    """
+    """Return a copy of this repository without caches and virtual environments, which Cookiecutter copies."""
     copy = tmp_path_factory.mktemp("repository") / "template"
     left_behind = ".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "build"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_behind))
@@ -122,16 +119,14 @@ def build(bake: Bake) -> Iterator[Build]:
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a registry on loopback and return its address."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        lacking("no docker-registry: apt install docker-registry")
+    server_program = program("docker-registry", "docker-registry")
     address = f"127.0.0.1:{free_port()}"
     folder = tmp_path_factory.mktemp("registry")
     config = folder / "registry.yaml"
     storage = f"{{filesystem: {{rootdirectory: {folder}/data}}}}"
     config.write_text(f"version: 0.1\nstorage: {storage}\nhttp: {{addr: '{address}'}}\n")
     with subprocess.Popen(
-        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [server_program, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
             wait_until(lambda: answers(f"http://{address}/v2/"), 20)

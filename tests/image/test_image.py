@@ -5,19 +5,18 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import shutil
-import subprocess
 import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.clients import check_endpoints
-from tests.support.commands import lacking, wait_until
+from tests.support.commands import edit, program, wait_until
 from tests.support.containers import (
     HARDENED,
     Build,
@@ -51,15 +50,8 @@ def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
 
 def cpus_of(running: Container) -> int:
     """Return how many CPUs the container sees."""
-    return int(
-        docker(
-            "exec",
-            running.name,
-            "python",
-            "-c",
-            "import server.cpus; print(server.cpus.available())",
-        )
-    )
+    code = "import server.cpus; print(server.cpus.available())"
+    return int(docker("exec", running.name, "python", "-c", code))
 
 
 def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Build) -> None:
@@ -69,7 +61,7 @@ def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Bui
         container(image, *HARDENED, "--memory", "1g", *options, port=port) as running,
     ):
         running.wait_healthy()
-        check_endpoints(running)
+        check_endpoints(running.url)
         title = running.request("GET", "/openapi.json").json()["info"]["title"]
         assert title == answers.get("project_name", "My Service")
         version = docker("exec", running.name, "python", "--version")
@@ -164,8 +156,7 @@ def layers(image: str, folder: Path) -> Iterator[bytes]:
 
 def test_no_secret_test_or_cache_gets_in(bake: Bake, tmp_path: Path) -> None:
     require_docker()
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
+    service = bake().copy(tmp_path / "service")
     for name in SECRETS:
         (service.path / name).parent.mkdir(parents=True, exist_ok=True)
         (service.path / name).write_text("canary-7f3a")
@@ -182,10 +173,8 @@ def test_no_secret_test_or_cache_gets_in(bake: Bake, tmp_path: Path) -> None:
 def test_buildah_builds_the_same_from_the_same_folder(bake: Bake, tmp_path: Path) -> None:
     """Buildah, and Podman with it, read .dockerignore in another way than Docker."""
     require_docker()
-    if shutil.which("buildah") is None:
-        lacking("no buildah: apt install buildah")
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
+    program("buildah", "buildah")
+    service = bake().copy(tmp_path / "service")
     for name in [*SECRETS, "app/items/deeper/__init__.py"]:
         (service.path / name).parent.mkdir(parents=True, exist_ok=True)
         (service.path / name).write_text("# canary-7f3a")
@@ -226,8 +215,7 @@ def test_a_service_that_cannot_be_imported_is_not_built(
     change: str, reason: str, bake: Bake, tmp_path: Path
 ) -> None:
     require_docker()
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
+    service = bake().copy(tmp_path / "service")
     service.run("sh", "-c", change)
     with pytest.raises(AssertionError, match=re.escape(reason)):
         service.run("docker", "build", "--progress=plain", ".")
@@ -235,26 +223,17 @@ def test_a_service_that_cannot_be_imported_is_not_built(
 
 def test_a_setting_without_a_default_is_not_needed_to_build(bake: Bake, tmp_path: Path) -> None:
     require_docker()
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
-    settings = service.read("app/settings.py")
-    needed = settings.replace(
-        "    docs: bool = True\n", "    api_key: str\n\n    docs: bool = True\n"
-    )
-    assert needed != settings
-    (service.path / "app/settings.py").write_text(needed)
+    service = bake().copy(tmp_path / "service")
+    docs = "    docs: bool = True\n"
+    edit(service.path / "app/settings.py", docs, f"    api_key: str\n\n{docs}")
     service.run("docker", "build", "--quiet", ".")
 
 
 def test_it_holds_the_locked_packages_and_the_app_and_nothing_to_write(build: Build) -> None:
-    def ours(script: str, *options: str) -> list[str]:
-        return docker("run", "--rm", *options, build(), "sh", "-c", script).split()
+    def shown(image: str, script: str, *options: str) -> list[str]:
+        return docker("run", "--rm", *options, image, "sh", "-c", script).split()
 
-    def base(script: str, *options: str) -> list[str]:
-        return docker(
-            "run", "--rm", *options, "python:3.14-slim-trixie", "sh", "-c", script
-        ).split()
-
+    ours, base = partial(shown, build()), partial(shown, "python:3.14-slim-trixie")
     assert ours("cd /srv && find * -type f -not -name '*.pyc' | sort") == FILES_IN_IMAGE
     installed = {path.lower() for path in ours("ls /opt/venv/bin /opt/venv/lib/*/site-packages")}
     assert "fastapi" in installed
@@ -283,8 +262,7 @@ def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None
 
 def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path: Path) -> None:
     require_docker()
-    original = Service(tmp_path / "original", {})
-    shutil.copytree(bake().path, original.path)
+    original = bake().copy(tmp_path / "original")
     original.run("git", "init", "--quiet")
     original.run("git", "add", "--all")
     identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
@@ -305,11 +283,7 @@ def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path
     (clone.path / "Dockerfile").write_text(
         "FROM python:3.14-slim-trixie\nRUN cat /proc/sys/kernel/random/uuid >/uuid\n"
     )
-    done = subprocess.run(
-        ["make", "image-reproducible"], cwd=clone.path, capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    assert "Not reproducible" in done.stdout
+    assert "Not reproducible" in clone.fails("make", "image-reproducible")
 
 
 CHECK = (
@@ -324,8 +298,7 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
     bake: Bake, build: Build, tmp_path: Path
 ) -> None:
     build()
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
+    service = bake().copy(tmp_path / "service")
     (service.path / "app/main.py").write_text(service.read("app/main.py") + f"# {uuid.uuid4()}\n")
     output = docker(
         "build", "--progress=plain", "--tag", "template-test-changed", str(service.path)
@@ -340,7 +313,4 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
         for step in steps
         if not any(line.split()[0] in cached for line in output.splitlines() if step in line)
     ]
-    assert anew == [
-        "COPY --chmod=755 app app",
-        CHECK,
-    ]
+    assert anew == ["COPY --chmod=755 app app", CHECK]

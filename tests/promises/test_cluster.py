@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
-from tests.support.commands import lacking, wait_until
-from tests.support.containers import container, docker, require_docker
+from tests.support.clients import check_endpoints
+from tests.support.commands import lacking, program, wait_until
+from tests.support.containers import answers, container, docker, require_docker
+from tests.support.databases import postgresql_container
 from tests.support.kubelet import Cluster, Failed, Objects
-from tests.support.load import Result, kept_alive, once
+from tests.support.load import Result, until_stopped
 from tests.support.podman import Podman
 from tests.support.services import Bake
 
@@ -50,7 +51,7 @@ def upgrade() -> None:
     {upgrade}
 '''
 COLUMN = 'op.add_column("items", sa.Column("note", sa.Text()))'
-# Version: what its Dockerfile adds, and its migrations.
+# Version: a line of its Dockerfile, and its migrations.
 VERSIONS = {
     "0.1.0": ("", []),
     "0.2.0": ("", [("0002", "0001", COLUMN)]),
@@ -64,7 +65,7 @@ VERSIONS = {
 
 
 @dataclass(frozen=True)
-class World:
+class Setup:
     """A network with PostgreSQL, images of several versions, and their manifests."""
 
     network: str
@@ -90,7 +91,7 @@ class World:
             await cluster.deploy(self.objects("0.1.0"))
             result = Result()
             stop = asyncio.Event()
-            load = asyncio.create_task(send(cluster.port, result, stop))
+            load = asyncio.create_task(until_stopped(lambda: cluster.port, ITEMS, 5, result, stop))
             try:
                 yield cluster, result
             finally:
@@ -98,27 +99,11 @@ class World:
                 await load
 
 
-async def send(port: int, result: Result, stop: asyncio.Event) -> None:
-    """Send 60 requests a second on new connections, and 40 on eight that are kept, until `stop`."""
-
-    async def keep() -> None:
-        while not stop.is_set():
-            await kept_alive("127.0.0.1", port, ITEMS, 5, 0.2, result)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(8):
-            group.create_task(keep())
-        while not stop.is_set():
-            group.create_task(once("127.0.0.1", port, ITEMS, result))
-            await asyncio.sleep(1 / 60)
-
-
 @pytest.fixture(scope="module")
-def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def setup(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     require_docker()
-    for program, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
-        if shutil.which(program) is None:
-            lacking(f"no {program}: apt install {package}")
+    for name, package in ("kubectl", "kubernetes-client"), ("haproxy", "haproxy"):
+        program(name, package)
     if sys.platform != "linux":
         lacking("this machine cannot reach the addresses of containers")
     service = bake(database="postgresql", kubernetes="yes").path
@@ -133,29 +118,24 @@ def world(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
             copy = "COPY *.py app/migrations/versions/" if migrations else ""
             (folder / "Dockerfile").write_text(f"FROM {IMAGE}:0.1.0\n{line}\n{copy}\n")
         docker("build", "--quiet", "--tag", f"{IMAGE}:{version}", str(folder))
-    network = f"test-{uuid.uuid4().hex[:12]}"
-    docker("network", "create", network)
-    variables = ("--env=LANG=C.UTF-8", "--env=POSTGRES_USER=app", "--env=POSTGRES_PASSWORD=secret")
     try:
-        with container("postgres:17", f"--network={network}", *variables, port=5432) as server:
+        with postgresql_container() as server:
+            name = server.container.name
             secret = {
-                "DATABASE_URL": f"postgresql://app@{server.name}/app",
-                "DATABASE_PASSWORD": "secret",
+                "DATABASE_URL": f"postgresql://app@{name}/app",
+                "DATABASE_PASSWORD": server.password,
             }
-            ready = ("exec", server.name, "pg_isready", "--host=127.0.0.1")
-            wait_until(lambda: " accepting " in docker(*ready, check=False), 60)
-            yield World(network, server.name, secret, manifests)
+            yield Setup(server.network, name, secret, manifests)
     finally:
-        docker("network", "rm", network, check=False)
         for version in VERSIONS:
             docker("rmi", "--force", f"{IMAGE}:{version}", check=False)
 
 
 def check(cluster: Cluster, result: Result) -> None:
     """Expect that no request failed, no pod was restarted, and each stop ended in time."""
-    print(f"\n{result.total} requests, {dict(result.outcomes)}; {len(cluster.ended)} pods ended")  # noqa: T201
+    print(f"\n{result.total} requests, {dict(result.outcomes)}; {len(cluster.ended)} pods ended")
     if cluster.stops:
-        print(f"longest stop {max(cluster.stops):.1f} s")  # noqa: T201
+        print(f"longest stop {max(cluster.stops):.1f} s")
     assert result.failed == 0, result.outcomes
     assert result.total > 200
     good = [pod for pod in [*cluster.pods, *cluster.ended] if "0.3.0" not in pod.image]
@@ -163,12 +143,12 @@ def check(cluster: Cluster, result: Result) -> None:
     assert [pod.killed for pod in good] == [False] * len(good)
 
 
-def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Path) -> None:
+def test_roll_outs_and_a_drained_node_lose_no_request(setup: Setup, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             for number in range(10 if FULL else 2):
                 before = cluster.serving()
-                objects = world.objects("0.1.0" if number % 2 else "0.2.0")
+                objects = setup.objects("0.1.0" if number % 2 else "0.2.0")
                 await cluster.deploy(objects)
                 assert not set(before) & set(cluster.serving())
             # All pods that are there are on the node; the others start elsewhere.
@@ -179,17 +159,17 @@ def test_roll_outs_and_a_drained_node_lose_no_request(world: World, tmp_path: Pa
     asyncio.run(scenario())
 
 
-def test_a_bad_version_takes_no_traffic(world: World, tmp_path: Path) -> None:
+def test_a_bad_version_takes_no_traffic(setup: Setup, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             before = cluster.serving()
             good = before[0].objects
             with pytest.raises(Failed, match=r'table \\"none\\" does not exist'):
-                await cluster.deploy(world.objects("0.3.0-migration"), 10)
+                await cluster.deploy(setup.objects("0.3.0-migration"), 10)
             assert cluster.serving() == before, "a failed migration starts no roll-out"
             for version in "0.3.0-silent", "0.3.0-crash":
                 with pytest.raises(Failed, match="no progress"):
-                    await cluster.deploy(world.objects(version), 15)
+                    await cluster.deploy(setup.objects(version), 15)
                 (bad,) = (pod for pod in cluster.serving() if pod.objects is not good)
                 assert set(before) < set(cluster.serving())
                 await cluster.roll_back(good)
@@ -205,24 +185,24 @@ def test_a_bad_version_takes_no_traffic(world: World, tmp_path: Path) -> None:
 
 
 def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
-    world: World, tmp_path: Path
+    setup: Setup, tmp_path: Path
 ) -> None:
     """Requests that need the database fail meanwhile; all are served after its return."""
 
     async def scenario() -> None:
-        async with world.serving(tmp_path) as (cluster, result):
+        async with setup.serving(tmp_path) as (cluster, result):
             before = cluster.serving()
             assert result.failed == 0
-            docker("stop", world.database)
+            docker("stop", setup.database)
             lost = await cluster.until(lambda: cluster.ready() == 0)
             with pytest.raises(Failed):
-                await cluster.deploy(world.objects("0.1.0"), 10)
+                await cluster.deploy(setup.objects("0.1.0"), 10)
             assert cluster.serving() == before
             await asyncio.sleep(15)
-            docker("start", world.database)
+            docker("start", setup.database)
             back = await cluster.until(lambda: cluster.ready() == len(before))
-            print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")  # noqa: T201
-            print(dict(result.outcomes))  # noqa: T201
+            print(f"\nno pod ready {lost:.1f} s after the loss, all {back:.1f} s after the return")
+            print(dict(result.outcomes))
             await asyncio.sleep(1)
             result.outcomes.clear()
             await asyncio.sleep(6)
@@ -232,41 +212,28 @@ def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
     asyncio.run(scenario())
 
 
-def test_a_migration_waits_for_a_running_one(world: World) -> None:
+def test_a_migration_waits_for_a_running_one(setup: Setup) -> None:
     """Two Jobs at once, of two versions: both end well, and the schema is the newer one's."""
     versions = ["0.1.0", "0.2.0", "0.2.0"]
     random.shuffle(versions)
 
     async def scenario(cluster: Cluster) -> None:
-        jobs = [asyncio.to_thread(cluster.migrate, world.objects(each)) for each in versions]
+        jobs = [asyncio.to_thread(cluster.migrate, setup.objects(each)) for each in versions]
         await asyncio.gather(*jobs)
 
-    asyncio.run(scenario(Cluster(Path(), world.network, world.secret)))
-    shown = docker("exec", world.database, "psql", "--username=app", "-c", r"\d items")
+    asyncio.run(scenario(Cluster(Path(), setup.network, setup.secret)))
+    shown = docker("exec", setup.database, "psql", "--username=app", "-c", r"\d items")
     assert "note" in shown
 
 
 # --- podman kube play
 
 
-def use_every_endpoint(address: str) -> None:
-    """Ask for everything that the service serves."""
-    with httpx2.Client(base_url=f"http://{address}:8000", timeout=10) as client:
-        for path in "/", "/health", "/livez", "/readyz", "/docs", "/openapi.json":
-            assert client.get(path).status_code == 200, path
-        lamp = {"name": "Lamp", "price": 12.5}
-        item = client.post("/items/", json=lamp).json()["item"]["item_id"]
-        assert client.get(f"/items/{item}").json()["name"] == "Lamp"
-        assert client.put(f"/items/{item}", json=lamp | {"name": "Desk"}).status_code == 200
-        assert client.get("/items/?q=Desk").json()["items"]
-        assert client.delete(f"/items/{item}").status_code < 300
-
-
-def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
+def test_podman_runs_the_deployment(setup: Setup, tmp_path: Path) -> None:
     """With its security context, volume, limits and a real PostgreSQL; then a second version."""
     podman = Podman(tmp_path)
     network, keeper = f"test-{uuid.uuid4().hex[:8]}", f"test-{uuid.uuid4().hex[:8]}"
-    objects = world.objects("0.1.0")
+    objects = setup.objects("0.1.0")
     secret = objects["Deployment"]["metadata"]["name"]
 
     def play(name: str, *documents: Any, replace: bool = False) -> None:
@@ -307,10 +274,9 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
 
             play("first", objects["ConfigMap"], objects["Deployment"])
             name = f"{secret}-pod-0-server"
-            address = podman.address(name)
-            ready = f"http://{address}:8000/readyz"
-            wait_until(lambda: _status(ready) == 200, 60, lambda: podman("logs", name))
-            use_every_endpoint(address)
+            first = f"http://{podman.address(name)}:8000"
+            wait_until(lambda: answers(f"{first}/readyz"), 60, lambda: podman("logs", name))
+            check_endpoints(first)
             form = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.Config.User}}"
             assert podman("inspect", "--format", form, name) == f"true {256 * 2**20} 10001:10001"
             inside = (
@@ -320,18 +286,14 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
             status = dict(line.split() for line in lines.splitlines())
             assert status == {"NoNewPrivs:": "1", "CapEff:": "0" * 16, "Seccomp:": "2"}
 
-            play(
-                "second",
-                *(world.objects("0.2.0")[k] for k in ("ConfigMap", "Deployment")),
-                replace=True,
-            )
+            newer = setup.objects("0.2.0")
+            play("second", newer["ConfigMap"], newer["Deployment"], replace=True)
             assert podman("inspect", "--format", "{{.ImageName}}", name) == f"{IMAGE}:0.2.0"
-            second = f"http://{podman.address(name)}:8000/readyz"
-            wait_until(lambda: _status(second) == 200, 60, lambda: podman("logs", name))
-            use_every_endpoint(podman.address(name))
-            grace = objects["Deployment"]["spec"]["template"]["spec"][
-                "terminationGracePeriodSeconds"
-            ]
+            second = f"http://{podman.address(name)}:8000"
+            wait_until(lambda: answers(f"{second}/readyz"), 60, lambda: podman("logs", name))
+            check_endpoints(second)
+            specification = objects["Deployment"]["spec"]["template"]["spec"]
+            grace = specification["terminationGracePeriodSeconds"]
             podman("stop", "--time", str(grace), name)
             assert podman("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
     finally:
@@ -342,10 +304,3 @@ def test_podman_runs_the_deployment(world: World, tmp_path: Path) -> None:
         podman("network", "rm", "--force", network, check=False)
         for version in "0.1.0", "0.2.0":
             podman("rmi", "--force", f"{IMAGE}:{version}", check=False)
-
-
-def _status(url: str) -> int:
-    try:
-        return httpx2.get(url, timeout=2).status_code
-    except httpx2.HTTPError:
-        return 0

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import re
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support.commands import outcome
 from tests.support.containers import docker, require_docker
-from tests.support.load import Result, kept_alive, once
+from tests.support.load import Result, until_stopped
 from tests.support.repository import ROOT
 from tests.support.services import Bake
 
@@ -43,7 +43,7 @@ def swarm() -> Iterator[None]:
 
 
 class Balancer:
-    """What a load balancer does that asks `/readyz` each second: it knows the ports of ready tasks."""
+    """A load balancer that asks `/readyz` each second, and so knows the ports of ready tasks."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -71,21 +71,6 @@ class Balancer:
             await asyncio.to_thread(self.look)
             await asyncio.sleep(1)
 
-    async def send(self, result: Result, stop: asyncio.Event) -> None:
-        """Send 100 requests a second, half of them on connections that are kept for two seconds."""
-
-        async def keep() -> None:
-            while not stop.is_set():
-                await kept_alive("127.0.0.1", random.choice(self.ports), "/items/1", 2, 0.2, result)  # noqa: S311
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(10):
-                group.create_task(keep())
-            while not stop.is_set():
-                port = random.choice(self.ports)  # noqa: S311 - no secret
-                group.create_task(once("127.0.0.1", port, "/items/1", result))
-                await asyncio.sleep(1 / 50)
-
 
 @pytest.mark.usefixtures("swarm")
 def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
@@ -107,26 +92,13 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
 
     def deploy(image: str) -> int:
         command = ["docker", "stack", "deploy", "--detach=false", "--resolve-image=never"]
-        done = subprocess.run(
-            [*command, "--compose-file", file, name],
-            env=os.environ | {"IMAGE": image},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=180,
-        )
-        return done.returncode
+        options = ["--compose-file", str(file), name]
+        env = os.environ | {"IMAGE": image}
+        return outcome(*command, *options, cwd=tmp_path, env=env, timeout=180)[0]
 
     def running() -> set[str]:
-        return set(
-            docker(
-                "service",
-                "ps",
-                "--filter=desired-state=running",
-                "--format={{.Image}}",
-                f"{name}_app",
-            ).split()
-        )
+        tasks = ("service", "ps", "--filter=desired-state=running", "--format={{.Image}}")
+        return set(docker(*tasks, f"{name}_app").split())
 
     async def scenario() -> Result:
         result = Result()
@@ -136,7 +108,9 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
         watch = asyncio.create_task(balancer.watch(stop))
         while len(balancer.ports) < 2:
             await asyncio.sleep(0.2)
-        load = asyncio.create_task(balancer.send(result, stop))
+        load = asyncio.create_task(
+            until_stopped(lambda: random.choice(balancer.ports), "/items/1", 2, result, stop)
+        )
         for image in images[1:]:
             assert await asyncio.to_thread(deploy, image) == 0
             assert running() == {image}
@@ -156,6 +130,6 @@ def test_rolling_updates_lose_no_request(bake: Bake, tmp_path: Path) -> None:
         docker("stack", "rm", name, check=False)
         for image in [*images, f"{name}:bad"]:
             docker("rmi", "--force", image, check=False)
-    print(f"\n{result.total} requests, {dict(result.outcomes)}")  # noqa: T201
+    print(f"\n{result.total} requests, {dict(result.outcomes)}")
     assert result.failed == 0, result.outcomes
     assert result.total > 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,9 +69,8 @@ def test_gitlab_tests_with_the_database_of_compose(bake: Bake) -> None:
 
 def copied(service: Service, folder: Path) -> Service:
     """Return a copy of a service as a repository with one commit."""
-    shutil.copytree(service.path, folder)
-    commit(folder)
-    return Service(folder, service.answers)
+    commit((copy := service.copy(folder)).path)
+    return copy
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit
+from tests.support.commands import commit
 from tests.support.containers import container, docker, require_docker
 from tests.support.repository import ROOT
 from tests.support.services import Bake, Service, serving
@@ -36,7 +35,7 @@ pytestmark = pytest.mark.slow
 FOLDER = ROOT / "docs/recipes"
 # The address in the pages; the tests' services listen elsewhere.
 ADDRESS = "localhost:8000"
-TEMPORARY = ("--tmpfs", "/tmp:size=256m,mode=1777")  # noqa: S108 - in the container
+TEMPORARY = ("--tmpfs", "/tmp:size=256m,mode=1777")
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,11 @@ def service(
     recipe: Recipe, bake: Bake, caches: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Service:
     """Return a fresh service, with the recipe's diff."""
-    baked = bake(**recipe.answers)
     folder = caches / recipe.answers["database"] / "my-service"
     # mypy's cache holds for one path.
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(baked.path, folder)
+    service = bake(**recipe.answers).copy(folder)
     commit(folder)
-    service = Service(folder, baked.answers)
     if recipe.diff:
         patch = folder.with_name("recipe.diff")
         patch.write_text(recipe.diff, "utf-8")
@@ -176,16 +173,8 @@ def with_tools() -> str:
 def run_block(language: str, text: str, service: Service, /, **environment: str) -> None:
     """Run a block of a page in the service's folder, or fail with its output."""
     program = [sys.executable, "-c"] if language == "python" else ["sh", "-euc"]
-    done = subprocess.run(
-        [*program, text.replace(ADDRESS, environment.get("ADDRESS", ADDRESS))],
-        cwd=service.path,
-        env=clean_environment() | {"PATH": with_tools()} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout
+    text = text.replace(ADDRESS, environment.get("ADDRESS", ADDRESS))
+    service.run("timeout", "120", *program, text, **{"PATH": with_tools()} | environment)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
-"""A generated service, as a folder: what is in it, that it is right, that its own checks pass."""
+"""A generated service, as a folder: its files, their content, its own checks."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -15,7 +13,7 @@ import yaml
 
 from tests.support.commands import run
 from tests.support.repository import CONFIG, DEFAULTS
-from tests.support.services import COMBINATIONS, Bake, Service, files
+from tests.support.services import COMBINATIONS, Bake, Service, files, limits
 
 
 @pytest.fixture(params=COMBINATIONS, ids=lambda answers: answers.get("python_version", "default"))
@@ -86,11 +84,8 @@ def test_python_version_port_and_workers_are_in_one_place(bake: Bake) -> None:
             assert service.read(name).count(answer) == 1, name
 
 
-def test_its_linter_finds_nothing(service: Service) -> None:
+def test_its_linter_finds_nothing_and_its_formatter_changes_nothing(service: Service) -> None:
     service.python("-m", "ruff", "check", "--no-cache")
-
-
-def test_its_formatter_changes_nothing(service: Service) -> None:
     service.python("-m", "ruff", "format", "--no-cache", "--check")
 
 
@@ -171,7 +166,7 @@ def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
 
 @pytest.mark.parametrize("target", ["tag", "push", "pull"])
 def test_a_missing_registry_is_asked_for(target: str, bake: Bake) -> None:
-    assert f"Say where: make {target} REGISTRY=" in bake().fails("make", target)
+    assert f"Name the registry: make {target} REGISTRY=" in bake().fails("make", target)
 
 
 @pytest.mark.parametrize("target", ["rm", "rmi", "prune", "restore"])
@@ -197,16 +192,15 @@ def seconds(duration: str) -> int:
 def test_health_check_and_stop_allow_for_the_server_s_own_limits(bake: Bake) -> None:
     """A slow start is no failure, and `docker compose stop` waits until the server has ended."""
     service = bake()
-    code = (
-        "from server.settings import ServerSettings as s; import json;"
-        "print(json.dumps({k.upper(): f.default for k, f in s.model_fields.items()}, default=str))"
+    defaults = limits(service.path)
+    start, drain, graceful = (
+        defaults[f"{x}"] for x in ("START_TIMEOUT", "DRAIN", "GRACEFUL_TIMEOUT")
     )
-    limits = json.loads(service.python("-c", code))
     (period,) = re.findall(r"--start-period=(\w+)", service.read("Dockerfile"))
     app = yaml.safe_load(service.read("compose.yaml"))["services"]["app"]
-    assert period == f"{limits['START_TIMEOUT']}s"
-    assert app["healthcheck"]["start_period"] == f"${{START_TIMEOUT:-{limits['START_TIMEOUT']}}}s"
-    grace = f"${{DRAIN:-{limits['DRAIN']}}}s${{GRACEFUL_TIMEOUT:-{limits['GRACEFUL_TIMEOUT']}}}s4s"
+    assert period == f"{start}s"
+    assert app["healthcheck"]["start_period"] == f"${{START_TIMEOUT:-{start}}}s"
+    grace = f"${{DRAIN:-{drain}}}s${{GRACEFUL_TIMEOUT:-{graceful}}}s4s"
     assert app["stop_grace_period"] == grace
     assert seconds(re.sub(r"\$\{\w+:-(\d+)\}", r"\1", grace)) == 10  # as `docker stop` waits
 
@@ -217,7 +211,7 @@ def test_every_read_only_container_of_compose_can_write_to_tmp(database: str, ba
     hardened = [each for each in services.values() if each.get("read_only")]
     assert services["app"] in hardened
     for each in hardened:
-        assert each["tmpfs"] == ["/tmp:size=256m"]  # noqa: S108 - in the container
+        assert each["tmpfs"] == ["/tmp:size=256m"]
 
 
 def test_the_locks_name_the_commands_of_make_lock(bake: Bake) -> None:
@@ -244,20 +238,17 @@ def test_a_rename_takes_the_changes_that_the_readme_lists(bake: Bake) -> None:
 def test_make_lock_writes_the_locks_that_are_there(
     database: str, bake: Bake, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "service"
-    shutil.copytree(bake(database=database).path, copy)
-    service = Service(copy, {})
-    before = [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")]
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    service.run("make", "lock", PATH=path)
-    assert [service.read(name) for name in ("requirements.txt", "requirements-dev.txt")] == before
+    service = bake(database=database).copy(tmp_path / "service")
+    locks = "requirements.txt", "requirements-dev.txt"
+    before = [service.read(name) for name in locks]
+    service.run("make", "lock", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert [service.read(name) for name in locks] == before
 
 
 @pytest.mark.slow
 def test_make_lock_gets_uv_where_there_is_none(bake: Bake, tmp_path: Path) -> None:
     """Debian's pip installs nothing outside a virtual environment."""
-    service = Service(tmp_path / "service", {})
-    shutil.copytree(bake().path, service.path)
+    service = bake().copy(tmp_path / "service")
     service.run(sys.executable, "-m", "venv", ".venv")
     before = service.read("requirements.txt")
     service.run("make", "lock", "VENV=.venv/pyvenv.cfg", PATH="/usr/bin:/bin")

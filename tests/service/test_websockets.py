@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -32,8 +31,7 @@ async def echo(socket: WebSocket) -> None:
 @pytest.fixture(scope="module")
 def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a service with a WebSocket."""
-    folder = tmp_path_factory.mktemp("service") / "service"
-    shutil.copytree(bake(database="none").path, folder)
+    folder = bake(database="none").copy(tmp_path_factory.mktemp("service") / "service").path
     with (folder / "app/main.py").open("a", encoding="utf-8") as main:
         main.write(ECHO)
     return folder
@@ -78,7 +76,7 @@ def test_an_earlier_answer_comes_first(service: Path) -> None:
             assert re.findall(rb"HTTP/1.1 (\d+)", client.recv(65536)) == [b"200", b"404"]
 
 
-def test_at_a_stop_it_is_closed_with_a_code_that_says_so(service: Path) -> None:
+def test_a_stop_closes_it_with_code_1012(service: Path) -> None:
     async def talk(served: dict[str, str], stop: contextlib.ExitStack) -> int:
         async with connect(f"ws://{served['ADDRESS']}/echo") as client:
             stopping = asyncio.create_task(asyncio.to_thread(stop.close))

@@ -1,4 +1,4 @@
-"""Clients of the items: one request, every endpoint once, or many changes that are remembered."""
+"""Clients of the items: one request, every endpoint once, or many changes that a client checks later."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def create(started: Container, name: str) -> dict[str, Any]:
     return dict(answer.json()["item"])
 
 
-def stored(started: Container) -> list[dict[str, Any]]:
-    """Return every item, page by page."""
+def stored(url: str) -> list[dict[str, Any]]:
+    """Return every item of the service at `url`, page by page."""
     items: list[dict[str, Any]] = []
     cursor = ""
-    with httpx2.Client(base_url=started.url, timeout=20) as client:
+    with httpx2.Client(base_url=url, timeout=20) as client:
         while True:
             page = client.get(f"/items/?limit=100{cursor}").raise_for_status().json()
             items += page["items"]
@@ -39,32 +39,33 @@ def stored(started: Container) -> list[dict[str, Any]]:
             cursor = f"&cursor={page['next_cursor']}"
 
 
-def check_endpoints(started: Container) -> None:
-    """Ask every endpoint for what it promises; without a database, items are not kept."""
-    greeting = {"message": "Hello from FastAPI in a Docker container!"}
-    assert started.request("GET", "/").json() == greeting
-    for path in "/health", "/livez", "/readyz":
-        assert started.request("GET", path).json() == {"status": "healthy"}
-    assert started.request("GET", "/docs").status_code == 200
-    paths = started.request("GET", "/openapi.json").json()["paths"]
-    created = started.request("POST", "/items/", json=LAMP)
-    assert created.status_code == 201
-    assert created.json()["message"] == "Item created successfully"
-    item = created.json()["item"]
-    if "put" not in paths["/items/{item_id}"]:
-        assert item == LAMP | {"is_offer": None}
-        item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
-        assert started.request("GET", "/items/7?q=sale").json() == item
-        return
-    assert item == LAMP | {"item_id": item["item_id"], "price": "12.50", "is_offer": None}
-    path = created.headers["location"]
-    assert started.request("GET", path).json() == item
-    assert item in started.request("GET", "/items/?q=lamp").json()["items"]
-    changed = item | {"name": "Desk"}
-    assert started.request("PUT", path, json=LAMP | {"name": "Desk"}).json() == changed
-    assert changed in stored(started)
-    assert started.request("DELETE", path).status_code == 204
-    assert started.request("GET", path).status_code == 404
+def check_endpoints(url: str) -> None:
+    """Use every endpoint of the service at `url`; without a database, it keeps no items."""
+    with httpx2.Client(base_url=url, timeout=20) as client:
+        greeting = {"message": "Hello from FastAPI in a Docker container!"}
+        assert client.get("/").json() == greeting
+        for path in "/health", "/livez", "/readyz":
+            assert client.get(path).json() == {"status": "healthy"}
+        assert client.get("/docs").status_code == 200
+        paths = client.get("/openapi.json").json()["paths"]
+        created = client.post("/items/", json=LAMP)
+        assert created.status_code == 201
+        assert created.json()["message"] == "Item created successfully"
+        item = created.json()["item"]
+        if "put" not in paths["/items/{item_id}"]:
+            assert item == LAMP | {"is_offer": None}
+            item = {"item_id": 7, "name": "Item 7", "price": 10.5, "is_offer": True}
+            assert client.get("/items/7?q=sale").json() == item
+            return
+        assert item == LAMP | {"item_id": item["item_id"], "price": "12.50", "is_offer": None}
+        path = created.headers["location"]
+        assert client.get(path).json() == item
+        assert item in client.get("/items/?q=lamp").json()["items"]
+        changed = item | {"name": "Desk"}
+        assert client.put(path, json=LAMP | {"name": "Desk"}).json() == changed
+        assert changed in stored(url)
+        assert client.delete(path).status_code == 204
+        assert client.get(path).status_code == 404
 
 
 def priced(hundredths: int) -> dict[str, Any]:
@@ -74,16 +75,16 @@ def priced(hundredths: int) -> dict[str, Any]:
 
 
 class Client:
-    """A client that sends one request after another, and knows what it was told."""
+    """A client that sends one request after another, and remembers the answers."""
 
     def __init__(self, host: str, seed: int) -> None:
-        """Prepare a client of the service at port 8000 of `host`; `seed` says what it does."""
+        """Prepare a client of the service at port 8000 of `host`; `seed` determines its requests."""
         self.host = host
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.kept: dict[int, dict[str, Any]] = {}
         self.deleted: list[int] = []
-        # Names of what was not answered as done: it may be there, or not.
+        # Names of items whose change got no answer, so it may have been made or not.
         self.doubtful: set[str] = set()
         # When each request began and ended, and its status: 0 without an answer.
         self.answers: list[tuple[float, float, int]] = []
@@ -102,7 +103,7 @@ class Client:
     async def ask(
         self, method: str, path: str, item: dict[str, Any] | None = None
     ) -> tuple[int, Any]:
-        """Return the status and what came with it, or 0 where no answer came within seven seconds."""
+        """Return status and content of the answer; the status is 0 without one within seven seconds."""
         begin = time.monotonic()
         status, body = 0, b""
         try:
@@ -131,7 +132,7 @@ class Client:
             self.doubtful.add(item["name"])
 
     async def read(self) -> None:
-        """Read an item, or what is no longer there."""
+        """Read an item, which may have been deleted."""
         item_id = self.random.choice([*self.kept, *self.deleted[-1:]])
         expected = self.kept.get(item_id)
         status, body = await self.ask("GET", f"/items/{item_id}")
@@ -164,7 +165,7 @@ class Client:
             self.doubtful.add(before["name"])
 
     async def step(self) -> None:
-        """Do one thing or another."""
+        """Send a random request."""
         do: list[Callable[[], Awaitable[None]]] = [self.create] * 4
         if self.kept:
             do += [self.read] * 3 + [self.list, self.replace, self.delete]
@@ -172,7 +173,7 @@ class Client:
 
 
 def check(clients: list[Client], items: list[dict[str, Any]]) -> None:
-    """See that the items that are stored are those that the clients know of."""
+    """Check that the stored items are those that the clients know."""
     by_id = {item["item_id"]: item for item in items}
     assert len(by_id) == len(items) == len({item["name"] for item in items}), "one is there twice"
     known: set[str] = set()

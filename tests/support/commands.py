@@ -1,8 +1,9 @@
-"""What tests do with programs and time."""
+"""Programs, ports and waiting."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -16,12 +17,33 @@ T = TypeVar("T")
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the active virtual environment, and no byte-code.
+    """Return this process's environment without the active virtual environment.
 
-    Tests share generated folders and compare their files, so Python must not leave any there.
+    Python writes no byte-code, because tests compare the files of generated folders.
     """
     own = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     return own | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def outcome(
+    *command: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,  # noqa: A002 - as subprocess names it
+    timeout: float | None = None,
+) -> tuple[int, str]:
+    """Run `command`; return its exit status, and what it prints on both streams."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        input=input,
+        timeout=timeout,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.returncode, done.stdout
 
 
 def run(
@@ -35,18 +57,17 @@ def run(
 
     Fail with that output if the exit status is not `status`; None stands for any but 0.
     """
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env,
-        input=input,
-        encoding="utf-8",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    right = done.returncode != 0 if status is None else done.returncode == status
-    assert right, f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}"
-    return done.stdout
+    ended, output = outcome(*command, cwd=cwd, env=env, input=input)
+    right = ended != 0 if status is None else ended == status
+    assert right, f"{' '.join(map(str, command))}: exit {ended}\n{output}"
+    return output
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace a text that the file holds once."""
+    text = file.read_text("utf-8")
+    assert text.count(old) == 1, (file, old)
+    file.write_text(text.replace(old, new), "utf-8")
 
 
 def commit(repository: Path) -> None:
@@ -64,10 +85,24 @@ def free_port() -> int:
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip the test, or fail it where REQUIRE_DOCKER=1 says that nothing it needs may be missing."""
+    """Skip the test, or fail it if REQUIRE_DOCKER=1."""
     if os.environ.get("REQUIRE_DOCKER") == "1":
         pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
     pytest.skip(reason)
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of a program; skip the test where it is missing, or fail it if REQUIRE_DOCKER=1."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        lacking(f"no {name}: apt install {package}")
+    return path
+
+
+def listens(port: int) -> bool:
+    """Tell whether a program listens on a port of loopback."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(
@@ -76,7 +111,7 @@ def wait_until(
     what: Callable[[], str] = str,
     pause: float = 0.1,
 ) -> T:
-    """Return the first true value of `condition`, or fail after `seconds` with what `what` says."""
+    """Return the first true value of `condition`, or fail after `seconds` with the text of `what`."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():

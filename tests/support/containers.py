@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import httpx2
 
-from tests.support.commands import lacking, wait_until
+from tests.support.commands import lacking, run, wait_until
 from tests.support.services import Bake, Service
 
 # `build(**answers)` builds the image of a service once, and names it.
@@ -172,22 +171,16 @@ def schemathesis(url: str, seed: int, examples: int, folder: Path) -> int:
         f"--seed={seed}",
         f"--max-examples={examples}",
     ]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json", *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    passed = re.search(r"(\d+) generated, \1 passed", done.stdout)
-    assert passed, done.stdout
-    assert "No issues found" in done.stdout
-    assert "Warnings" not in done.stdout, done.stdout
+    program = Path(sys.executable).with_name("schemathesis")
+    output = run(program, "run", f"{url}/openapi.json", *options, cwd=folder)
+    passed = re.search(r"(\d+) generated, \1 passed", output)
+    assert passed, output
+    assert "No issues found" in output
+    assert "Warnings" not in output, output
     return int(passed[1])
 
 
-# The worst that was measured for each promise, by its number: what is measured, the figure, its unit.
+# The worst figures by the number of the promise: a label, the figure, its unit.
 MEASURED: dict[int, dict[str, tuple[float, str]]] = {}
 
 
@@ -206,7 +199,7 @@ def answers(url: str) -> bool:
 
 
 def remove(service: Service) -> None:
-    """Leave nothing of a service in Docker."""
+    """Remove everything of a service from Docker."""
     down = "docker compose --profile dev down --volumes"
     environment = os.environ | {"DATABASE_PASSWORD": "needed to read the file"}
     for command in down, "make rmi YES=1", "make prune YES=1":
@@ -218,8 +211,7 @@ def own_copy(bake: Bake, folder: Path, **answers: str | int) -> Iterator[Service
     """Yield a copy of a service, which tests may change; Docker keeps nothing of it afterwards."""
     require_docker()
     original = bake(**answers)
-    service = Service(folder / original.path.name, original.answers)
-    shutil.copytree(original.path, service.path)
+    service = original.copy(folder / original.path.name)
     try:
         yield service
     finally:

@@ -1,4 +1,4 @@
-# Appended to app/main.py of the service that tests/promises/test_promises.py runs: what goes wrong there.
+# Faults, appended to app/main.py of the service that tests/promises/test_promises.py runs.
 # ruff: noqa
 # mypy: ignore-errors
 import asyncio
@@ -79,7 +79,7 @@ inner = app
 
 
 class Faulty:
-    """The service, with a /livez that does as it is told, and a lifespan that may fail."""
+    """The service, with a /livez that tests control, and a lifespan that may fail."""
 
     def __getattr__(self, name):
         return getattr(inner, name)

@@ -1,8 +1,8 @@
-"""What a kubelet, an endpoint controller and a Deployment's controller do, on Docker.
+"""A kubelet, an endpoint controller and a Deployment's controller, on Docker.
 
-Only manifests say how: image, variables, security, volumes, limits, probes, grace period, strategy. HAProxy,
-which passes connections on without looking into them, is the Service. A pod that stops is removed from it
-up to `LATE` seconds after SIGTERM. Connections that are open stay open, as they do in a cluster.
+The manifests set image, variables, security, volumes, limits, probes, grace period and strategy. HAProxy
+is the Service: it passes connections on. A pod that stops is removed from it up to `LATE` seconds after
+SIGTERM. Open connections stay open, as they do in a cluster.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Failed(Exception):  # noqa: N818 - it is what the controller says
 
 
 def run_options(objects: Objects, kind: str, secret: dict[str, str]) -> tuple[str, list[str]]:
-    """Return the image of a Deployment or Job, and what its pod means for `docker run`."""
+    """Return the image of a Deployment or Job, and the options of `docker run` for its pod."""
     specification = objects[kind]["spec"]["template"]["spec"]
     (container,) = specification["containers"]
     variables: dict[str, str] = {}
@@ -81,7 +81,7 @@ def run_options(objects: Objects, kind: str, secret: dict[str, str]) -> tuple[st
 
 @dataclass(eq=False)
 class Pod:
-    """A pod: a container, its probes, and what became of it."""
+    """A pod: a container, its probes, and its end."""
 
     cluster: Cluster
     objects: Objects
@@ -101,7 +101,7 @@ class Pod:
 
     @property
     def specification(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its specification in the manifest."""
         specification: dict[str, Any] = self.objects["Deployment"]["spec"]["template"]["spec"]
         return specification
 
@@ -207,7 +207,7 @@ class Pod:
     async def stop(self) -> None:
         """Remove it from the Service, late, while it gets SIGTERM and its grace period."""
         if self.ready_since is not None:
-            delay = random.uniform(0, LATE)  # noqa: S311 - no secret
+            delay = random.uniform(0, LATE)
             asyncio.get_running_loop().call_later(delay, self.cluster.remove_endpoint, self)
         grace = self.specification["terminationGracePeriodSeconds"]
         begin = time.monotonic()
@@ -279,7 +279,7 @@ class Cluster:
         self.command(f"set server pods/pod{pod.slot} state maint")
 
     def remember(self, pod: Pod, log: str) -> None:
-        """Keep what a pod that has ended leaves."""
+        """Keep an ended pod and its log."""
         self.pods.remove(pod)
         self.ended.append(pod)
         self.logs[pod.name] = log

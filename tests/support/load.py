@@ -1,10 +1,11 @@
-"""Clients on raw connections: what they do is exact, and what becomes of each is known."""
+"""Clients on raw connections, which count the outcome of each request."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 OK = b"HTTP/1.1 200"
@@ -12,7 +13,7 @@ OK = b"HTTP/1.1 200"
 
 @dataclass
 class Result:
-    """What became of many requests: a count for each outcome, and how long the good ones took."""
+    """Outcomes of many requests: a count for each, and the seconds of the good ones."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -24,7 +25,7 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """Count what is no answer of 200: refusals, resets, hang-ups, other answers."""
+        """Count refusals, resets, hang-ups and answers other than 200."""
         return self.total - self.outcomes["ok"]
 
     @property
@@ -55,7 +56,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 
 
 async def once(host: str, port: int, path: str, result: Result, seconds: float = 20) -> None:
-    """Connect, ask, read the answer; count what happened."""
+    """Connect, ask and read the answer; count the outcome."""
     begin = time.monotonic()
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 5)
@@ -117,3 +118,20 @@ async def kept_alive(
             await asyncio.sleep(pause)
         finally:
             writer.close()
+
+
+async def until_stopped(
+    port: Callable[[], int], path: str, seconds: float, result: Result, stop: asyncio.Event
+) -> None:
+    """Send 100 requests a second: half on new connections, half on ten that are kept for `seconds`."""
+
+    async def keep() -> None:
+        while not stop.is_set():
+            await kept_alive("127.0.0.1", port(), path, seconds, 0.2, result)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(keep())
+        while not stop.is_set():
+            group.create_task(once("127.0.0.1", port(), path, result))
+            await asyncio.sleep(1 / 50)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.commands import clean_environment
+from tests.support.commands import clean_environment, outcome
 from tests.support.services import Service
 
 PROGRAM = '#!/bin/sh\nprintf "%s\\n" "$0 $*" >>"$CALLS"\n'
@@ -41,7 +41,7 @@ def of_github(path: Path) -> dict[str, list[Script]]:
         jobs[name] = []
         for step in job["steps"]:
             if "run" in step:
-                # What GitHub runs where a step names bash, and where it names no shell.
+                # GitHub's commands for steps with `shell: bash`, and without a shell.
                 pipefail = step.get("shell") == "bash"
                 shell = ("bash", "-eo", "pipefail", "-c") if pipefail else ("bash", "-e", "-c")
                 environment = workflow.get("env", {}) | step.get("env", {})
@@ -76,12 +76,12 @@ class Runner:
     registry: str
     variables: dict[str, str]
     outputs: dict[str, str] = field(default_factory=dict)
-    """What one job tells the next."""
+    """Values that one job hands to the next."""
 
     def __post_init__(self) -> None:
         programs = self.folder / "programs"
         programs.mkdir(parents=True, exist_ok=True)
-        # What exists only on the platforms. It records how it is called.
+        # These programs exist only on the platforms. The replacements record their calls.
         for name in "gh", "cosign", "apk":
             (programs / name).write_text(PROGRAM)
             (programs / name).chmod(0o755)
@@ -136,17 +136,11 @@ class Runner:
             }
             text = UNAVAILABLE.sub(":", script.text).replace("ghcr.io", self.registry)
             assert "${{" not in text
-            done = subprocess.run(
-                [*script.shell, text],
-                cwd=self.clone,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
+            status, output_text = outcome(
+                *script.shell, text, cwd=self.clone, env=environment, input=""
             )
-            printed += f"$ {script.text}\n{done.stdout}"
-            if done.returncode:
+            printed += f"$ {script.text}\n{output_text}"
+            if status:
                 raise JobError(printed)
             dotenv = self.clone / "image.env"
             for told_lines in (output, dotenv) if dotenv.exists() else (output,):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.commands import lacking
+from tests.support.commands import program
 from tests.support.containers import docker
 
 CONTAINERS_CONF = """
@@ -24,9 +23,8 @@ class Podman:
     """Podman with settings that need no systemd."""
 
     def __init__(self, folder: Path) -> None:
-        for program in "podman", "catatonit", "runc":
-            if shutil.which(program) is None:
-                lacking(f"no {program}: apt install podman catatonit netavark runc")
+        for name in "podman", "catatonit", "runc":
+            program(name, "podman catatonit netavark runc")
         (folder / "containers.conf").write_text(CONTAINERS_CONF)
         self.environment = os.environ | {"CONTAINERS_CONF": str(folder / "containers.conf")}
         self.environment.pop("DOCKER_CONFIG", None)

@@ -1,14 +1,17 @@
-"""Generated services: what is tested, and what is in one."""
+"""Generated services: the tested answers, and the files of each."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.support.commands import clean_environment, free_port, run, wait_until
@@ -91,14 +94,9 @@ OF_A_PIPELINE = {
 
 
 OF_KUBERNETES = """
-KUBERNETES.md
-kubernetes/base/deployment.yaml
-kubernetes/base/kustomization.yaml
-kubernetes/base/network.yaml
-kubernetes/base/scaling.yaml
-kubernetes/base/settings.env
-kubernetes/production/kustomization.yaml
-kubernetes/staging/kustomization.yaml
+KUBERNETES.md kubernetes/base/deployment.yaml kubernetes/base/kustomization.yaml
+kubernetes/base/network.yaml kubernetes/base/scaling.yaml kubernetes/base/settings.env
+kubernetes/production/kustomization.yaml kubernetes/staging/kustomization.yaml
 """.split()
 
 
@@ -126,6 +124,11 @@ class Service:
             p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()
         )
 
+    def copy(self, folder: Path) -> Service:
+        """Return a copy in `folder`, which a test may change."""
+        shutil.copytree(self.path, folder)
+        return Service(folder, self.answers)
+
     def read(self, name: str) -> str:
         """Return the text of the file `name`."""
         return (self.path / name).read_text(encoding="utf-8")
@@ -144,6 +147,19 @@ class Service:
 
 
 Bake = Callable[..., Service]
+
+
+@cache
+def limits(folder: Path) -> dict[str, int]:
+    """Return the defaults of the server's and the service's settings, by their variables."""
+    code = (
+        "from server.settings import ServerSettings as a; from app.settings import Settings as b;"
+        "import json;"
+        "both = a.model_fields | b.model_fields;"
+        "print(json.dumps({k.upper(): f.default for k, f in both.items()}, default=str))"
+    )
+    defaults: dict[str, int] = json.loads(Service(folder, {}).python("-c", code))
+    return defaults
 
 
 @contextmanager
@@ -167,7 +183,7 @@ def serving(service: Path, *command: str, **environment: str) -> Iterator[dict[s
         wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None)
         yield {"ADDRESS": f"127.0.0.1:{port}", "PID": str(process.pid), "LOG": str(log)}
     except BaseException:
-        print(log.read_text())  # noqa: T201 - pytest shows it
+        print(log.read_text())
         raise
     finally:
         process.send_signal(signal.SIGTERM)

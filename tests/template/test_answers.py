@@ -1,4 +1,4 @@
-"""Answers: right ones arrive exactly, wrong ones are refused before anything is written.
+"""Answers: valid ones are rendered exactly, invalid ones are refused before anything is written.
 
 `EXAMPLES=10000 pytest -m slow tests/template/test_answers.py` tries more of them than the usual 300.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -31,7 +30,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from local_extensions import RESERVED, RULES, find_problem, is_slug, markdown, quoted, slug
-from tests.support.commands import commit
+from tests.support.commands import commit, edit, outcome, run
 from tests.support.repository import CONFIG, QUESTIONS, tree
 
 quickly = settings(max_examples=200, deadline=None)
@@ -201,12 +200,8 @@ def test_right_answers_pass_and_wrong_ones_get_a_line_with_rule_and_example(ques
     def check(right: object, wrong: object) -> None:
         assert find_problem(question, right) == ""
         line = find_problem(question, wrong)
-        start, end = (
-            f"{question}: {repr(wrong)[:70]} is refused; it must be ",
-            RULES[question].example,
-        )
-        assert line.startswith(start)
-        assert line.endswith(f", such as {end}")
+        assert line.startswith(f"{question}: {repr(wrong)[:70]} is refused; it must be ")
+        assert line.endswith(f", such as {RULES[question].example}")
         assert line.isprintable()
 
     check()
@@ -236,7 +231,7 @@ def test_lengths_at_the_limits(question: str, shortest: int, longest: int) -> No
 
 
 @dataclass(frozen=True)
-class World:
+class Workspace:
     """A home, a temporary folder and an output folder, none of them empty, and the template."""
 
     root: Path
@@ -248,19 +243,11 @@ class World:
         return self.root / "parent" / "out"
 
     def run(self, *command: str, typed: str = "", **environment: str) -> tuple[int, str]:
-        """Run a module of Python in this world; return its exit status and what it printed."""
+        """Run a module of Python in this workspace; return its exit status and what it printed."""
         own = {"HOME": str(self.root / "home"), "TMPDIR": str(self.root / "tmp")}
         own |= {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.out,
-            env=os.environ | own | environment,
-            input=typed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        return done.returncode, done.stdout
+        env = os.environ | own | environment
+        return outcome(sys.executable, "-m", *command, cwd=self.out, env=env, input=typed)
 
     def call(self, answers: dict[str, Any] | None, **arguments: Any) -> Path:
         """Call Cookiecutter from Python; return the service's folder."""
@@ -299,14 +286,14 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def workspace(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for name in ("home", "tmp", "parent/out"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "mine.txt").write_text("Keep this.", encoding="utf-8")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # beside local_extensions.py
     shutil.copytree(template, tmp_path / "template")
-    return World(tmp_path, tmp_path / "template")
+    return Workspace(tmp_path, tmp_path / "template")
 
 
 REFUSED = """\
@@ -322,105 +309,111 @@ python_version, port, workers, database, ci, kubernetes, create_venv
 
 
 @pytest.mark.parametrize("options", ["--no-input", "--accept-hooks no", ""])
-def test_the_command_refuses_all_at_once_before_it_asks(options: str, world: World) -> None:
-    before = tree(world.root)
+def test_the_command_refuses_all_at_once_before_it_asks(options: str, workspace: Workspace) -> None:
+    before = tree(workspace.root)
     words = ["project_name=Bob\u202e\x1b[31m", "project_slug=../evil", "port=99999999"]
     words += ["create_venv=no", "python_version=3.12", "pyhton_version=3.11", "colour=red"]
-    assert world.run("cookiecutter", str(world.template), *options.split(), *words) == (1, REFUSED)
-    assert tree(world.root) == before
+    assert workspace.run("cookiecutter", str(workspace.template), *options.split(), *words) == (
+        1,
+        REFUSED,
+    )
+    assert tree(workspace.root) == before
 
 
 @pytest.mark.parametrize("words", [["kubernetes=yes"], ["kubernetes=yes", "database=sqlite"]])
 def test_kubernetes_is_refused_with_a_database_that_is_a_file(
-    words: list[str], world: World
+    words: list[str], workspace: Workspace
 ) -> None:
-    before = tree(world.root)
+    before = tree(workspace.root)
     told = "kubernetes: yes needs database=postgresql or none; a file has one machine\n"
-    assert world.run("cookiecutter", str(world.template), "--no-input", *words) == (1, told)
-    assert tree(world.root) == before
+    assert workspace.run("cookiecutter", str(workspace.template), "--no-input", *words) == (1, told)
+    assert tree(workspace.root) == before
 
 
-def test_cruft_refuses_in_the_same_words_without_a_traceback(world: World) -> None:
-    commit(world.template)
-    before = tree(world.root / "parent")
+def test_cruft_refuses_in_the_same_words_without_a_traceback(workspace: Workspace) -> None:
+    commit(workspace.template)
+    before = tree(workspace.root / "parent")
     answers = {"project_name": "Bob\u202e\x1b[31m", "project_slug": "../evil", "port": "99999999"}
     with pytest.raises(FailedHookException) as refusal:
-        world.cruft("create", **answers, pyhton_version="3.11", colour="red")
+        workspace.cruft("create", **answers, pyhton_version="3.11", colour="red")
     assert str(refusal.value) == REFUSED
-    assert tree(world.root / "parent") == before
+    assert tree(workspace.root / "parent") == before
 
 
-def test_typed_answers_are_refused_after_the_last_question(world: World) -> None:
-    before = tree(world.root)
+def test_typed_answers_are_refused_after_the_last_question(workspace: Workspace) -> None:
+    before = tree(workspace.root)
     typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\n\nn\n"
-    status, printed = world.run("cookiecutter", str(world.template), typed=typed)
+    status, printed = workspace.run("cookiecutter", str(workspace.template), typed=typed)
     _, _, refusal = printed.partition("[y/n] (y):")
     assert [line.partition(":")[0] for line in refusal.strip().splitlines()] == [
         "description",
         "port",
     ]
     assert status == 1
-    assert tree(world.root) == before
+    assert tree(workspace.root) == before
 
 
-def test_a_console_without_the_letters_shows_escapes(world: World) -> None:
+def test_a_console_that_lacks_a_letter_shows_its_escape(workspace: Workspace) -> None:
     words = ["--no-input", "project_name=Café", "port=é"]
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    status, printed = world.run("cookiecutter", str(world.template), *words, **ascii_only)
+    status, printed = workspace.run("cookiecutter", str(workspace.template), *words, **ascii_only)
     assert (status, printed.startswith("port: '\\xe9' is refused")) == (1, True)
 
 
-def test_an_old_cookiecutter_gets_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_cookiecutter_gets_one_line(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cookiecutter, "__version__", "2.6.0")
     with pytest.raises(FailedHookException, match=r"^Cookiecutter 2\.7 or newer .* is 2\.6\.0$"):
-        world.call({})
+        workspace.call({})
     monkeypatch.setattr(cookiecutter, "__version__", "2.10.0.dev1")
-    world.call({})
+    workspace.call({})
 
 
 CODE = "{{ cycler.__init__.__globals__.os.mkdir('executed') }}"
 LINE_CODE = "% set x = cycler.__init__.__globals__.os.mkdir('executed')"
 
 
-def from_default_context(**default_context: Any) -> Callable[[World], object]:
-    def call(world: World) -> object:
-        return world.call({}, default_config=world.config(**default_context))
+def from_default_context(**default_context: Any) -> Callable[[Workspace], object]:
+    def call(workspace: Workspace) -> object:
+        return workspace.call({}, default_config=workspace.config(**default_context))
 
     return call
 
 
-def from_cruft_json(world: World) -> None:
-    world.cruft("create", project_slug="shop", create_venv=False)
-    state = world.out / "shop" / ".cruft.json"
-    state.write_text(state.read_text("utf-8").replace(CONFIG["description"], CODE), "utf-8")
-    world.cruft("update", port="9000")
+def from_cruft_json(workspace: Workspace) -> None:
+    workspace.cruft("create", project_slug="shop", create_venv=False)
+    edit(workspace.out / "shop" / ".cruft.json", CONFIG["description"], CODE)
+    workspace.cruft("update", port="9000")
 
 
-WAYS: dict[str, Callable[[World], object]] = {
-    "call": lambda world: world.call({"description": CODE}),
-    "call with a mapping": lambda world: world.call({"description": {CODE: CODE}}),
-    "call without extensions": lambda world: world.call({"description": CODE, "_extensions": []}),
+WAYS: dict[str, Callable[[Workspace], object]] = {
+    "call": lambda workspace: workspace.call({"description": CODE}),
+    "call with a mapping": lambda workspace: workspace.call({"description": {CODE: CODE}}),
+    "call without extensions": lambda workspace: workspace.call(
+        {"description": CODE, "_extensions": []}
+    ),
     "default_context": from_default_context(description=CODE),
     "default_context without the check": from_default_context(project_slug=CODE, __checked=""),
     "default_context without extensions": from_default_context(description=CODE, _extensions=[]),
     ".cruft.json": from_cruft_json,
-    "cruft create": lambda world: world.cruft("create", description=CODE),
-    "cruft create without extensions": lambda world: world.cruft(
+    "cruft create": lambda workspace: workspace.cruft("create", description=CODE),
+    "cruft create without extensions": lambda workspace: workspace.cruft(
         "create", description=CODE, _extensions=[]
     ),
-    "replay file": lambda world: world.replay(project_slug="../evil", description=CODE),
+    "replay file": lambda workspace: workspace.replay(project_slug="../evil", description=CODE),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_code_in_an_answer_is_refused_and_never_runs(
-    way: str, world: World, monkeypatch: pytest.MonkeyPatch
+    way: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(world.out)
+    monkeypatch.chdir(workspace.out)
     with pytest.raises((FailedHookException, TypeError)):
-        WAYS[way](world)
+        WAYS[way](workspace)
     assert not any(
-        path.name in ("executed", "evil", "my-service") for path in world.root.rglob("*")
+        path.name in ("executed", "evil", "my-service") for path in workspace.root.rglob("*")
     )
 
 
@@ -431,24 +424,22 @@ def test_code_in_an_answer_is_refused_and_never_runs(
         (CODE.replace("{{", "<<"), {"variable_start_string": "<<"}),
     ],
 )
-def test_another_syntax_makes_no_code_of_an_answer(
-    code: str, syntax: dict[str, str], world: World, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_stays_text_under_another_syntax(
+    code: str, syntax: dict[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(world.out)
-    service = from_default_context(description=code, _jinja2_env_vars=syntax)(world)
-    assert not (world.out / "executed").exists()
+    monkeypatch.chdir(workspace.out)
+    service = from_default_context(description=code, _jinja2_env_vars=syntax)(workspace)
+    assert not (workspace.out / "executed").exists()
     assert read_back(Path(str(service)))["description"] == code
 
 
 @pytest.mark.slow
-def test_an_update_renders_each_version_with_its_own_filters(world: World) -> None:
-    world.cruft("create", project_slug="shop", create_venv=False)
-    extension = world.template / "local_extensions.py"
-    old, new = "return ESCAPED.sub(", 'return "New!"  # '
-    assert old in extension.read_text("utf-8")
-    extension.write_text(extension.read_text("utf-8").replace(old, new), "utf-8")
-    world.cruft("update", port="9000")
-    assert read_back(world.out / "shop")["title"] == "New!"
+def test_an_update_renders_each_version_with_its_own_filters(workspace: Workspace) -> None:
+    workspace.cruft("create", project_slug="shop", create_venv=False)
+    extension = workspace.template / "local_extensions.py"
+    edit(extension, "return ESCAPED.sub(", 'return "New!"  # ')
+    workspace.cruft("update", port="9000")
+    assert read_back(workspace.out / "shop")["title"] == "New!"
 
 
 # --- in every file, by the hundred
@@ -488,7 +479,7 @@ WORDS = ["true", "false", "null", "yes", "no", "on", "off"]
 
 
 @pytest.mark.slow
-def test_right_answers_are_right_in_every_file(world: World) -> None:
+def test_right_answers_are_right_in_every_file(workspace: Workspace) -> None:
     lines = []
 
     @thoroughly
@@ -498,7 +489,7 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
         ).filter(lambda answers: (answers["database"], answers["kubernetes"]) != ("sqlite", "yes"))
     )
     def check(answers: dict[str, Any]) -> None:
-        service = world.call(answers)
+        service = workspace.call(answers)
         name, description, port = (answers[q] for q in ("project_name", "description", "port"))
         try:
             assert read_back(service) == {
@@ -518,7 +509,7 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
 
     check()
     # All of them in one file: the service's linter and formatter must accept any text there.
-    main_py = world.call({"project_slug": "together"}) / "app" / "main.py"
+    main_py = workspace.call({"project_slug": "together"}) / "app" / "main.py"
     with main_py.open("a", encoding="utf-8", newline="\n") as file:
         pairs = zip(lines[::2], lines[1::2], strict=True)
         calls = (
@@ -527,28 +518,22 @@ def test_right_answers_are_right_in_every_file(world: World) -> None:
         file.write(f"\nothers = [\n{''.join(calls)}]\n")
     for command in (["check", "--output-format=concise"], ["format", "--diff"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "app/main.py"]
-        done = subprocess.run(ruff, cwd=main_py.parents[1], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[:5000]
+        run(*ruff, cwd=main_py.parents[1])
 
 
 @pytest.mark.slow
-def test_wrong_answers_leave_no_trace(world: World) -> None:
-    before = tree(world.root)
-    by_cookiecutter = {
-        "python_version",
-        "database",
-        "ci",
-        "kubernetes",
-        "create_venv",
-    }  # one at a time, before it asks us
+def test_wrong_answers_leave_no_trace(workspace: Workspace) -> None:
+    before = tree(workspace.root)
+    # Cookiecutter refuses these itself, one at a time.
+    by_cookiecutter = {"python_version", "database", "ci", "kubernetes", "create_venv"}
 
     @thoroughly
     @given(st.fixed_dictionaries({}, optional=WRONG).filter(bool))
     def check(wrong: dict[str, Any]) -> None:
         with pytest.raises((FailedHookException, ValueError)) as refusal:
-            world.call(wrong)
+            workspace.call(wrong)
         named = [line.partition(": ")[0] for line in str(refusal.value).split("\n")]
         assert sorted(named) == sorted(wrong) or wrong.keys() & by_cookiecutter
-        assert tree(world.root) == before
+        assert tree(workspace.root) == before
 
     check()

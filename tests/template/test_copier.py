@@ -12,7 +12,7 @@ from cookiecutter.exceptions import FailedHookException
 
 from local_extensions import checked
 from scripts.copier_support import configuration
-from tests.support.commands import clean_environment, commit, run
+from tests.support.commands import clean_environment, commit, edit, run
 from tests.support.repository import CONFIG, ROOT, TEMPLATE, tree
 from tests.support.services import Bake
 
@@ -107,10 +107,10 @@ def test_copier_update_takes_over_a_change(
     run("git", "tag", "1.0.0", cwd=repository)
     copy(copier, repository, service, database=database)
     main = service / "app" / "main.py"
-    main.write_text(main.read_text().replace("Welcome the caller.", "Greet the caller."))
+    edit(main, "Welcome the caller.", "Greet the caller.")
     shutil.rmtree(service / "app" / "items")
     commit(service)
-    dockerfile.write_text(dockerfile.read_text().replace("interval=10s", "interval=15s"))
+    edit(dockerfile, "interval=10s", "interval=15s")
     commit(repository)
     run("git", "tag", "1.1.0", cwd=repository)
 

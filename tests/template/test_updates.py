@@ -1,4 +1,4 @@
-"""A template that goes on, services whose owners do too, and `cruft update` between them, for real."""
+"""Real runs of `cruft update`, after changes of the template and of a service's owner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, lacking, run
+from tests.support.commands import clean_environment, commit, edit, lacking, run
 from tests.support.repository import ROOT, TEMPLATE
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 DOCUMENT = (ROOT / "docs/updating.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
 
-Change = tuple[str, str, str]  # a file, what it says, what it is to say
+Change = tuple[str, str, str]  # a file, the old text, the new text
 THEIRS: list[Change] = [
     (
         "server/gunicorn_conf.py",
@@ -33,16 +33,13 @@ THEIRS: list[Change] = [
     ("app/main.py", "put together: read this first.", "put together."),
     ("requirements.txt", "\nclick==", "\nclick==99."),
 ]
-OURS: list[Change] = [
-    (
-        "app/main.py",
-        "import errors, health, items, logs",
-        "import errors, health, items, logs, orders",
-    ),
+IN_MAIN: list[Change] = [
+    ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
     ("app/main.py", "(items.router)\n", "(items.router)\n    app.include_router(orders.router)\n"),
-    ("README.md", "The items are an example.", "Orders are kept for ever."),
-    ("Dockerfile", "PORT=8000", "PORT=9999"),
 ]
+IN_DOCKERFILE: list[Change] = [("Dockerfile", "PORT=8000", "PORT=9999")]
+IN_README: list[Change] = [("README.md", "The items are an example.", "Orders are kept for ever.")]
+OURS = [*IN_MAIN, *IN_DOCKERFILE, *IN_README]
 ORDERS = """from fastapi import APIRouter
 
 router = APIRouter(prefix="/orders", tags=["orders"])
@@ -56,11 +53,9 @@ async def read_orders() -> list[str]:
 
 
 def change(folder: Path, changes: Iterable[Change]) -> None:
-    """Change files, each of which must say once what is to be changed."""
+    """Change several files."""
     for name, old, new in changes:
-        text = (folder / name).read_text("utf-8")
-        assert text.count(old) == 1, (name, old)
-        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+        edit(folder / name, old, new)
 
 
 def missing(folder: Path, changes: Iterable[Change]) -> list[Change]:
@@ -69,7 +64,7 @@ def missing(folder: Path, changes: Iterable[Change]) -> list[Change]:
 
 
 @dataclass(frozen=True)
-class Team:
+class Workspace:
     """A folder for services, and a template at the address that the document names."""
 
     folder: Path
@@ -81,7 +76,7 @@ class Team:
         return run(*command, cwd=self.folder / folder, env=self.environment, status=status)
 
     def document(self, heading: str, folder: str = ".") -> str:
-        """Run the commands that stand below `heading` in the document, as they stand there."""
+        """Run the commands below `heading` in the document."""
         section = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
         (text,) = (part for part in section if part.startswith(f"{heading}\n"))
         commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
@@ -117,8 +112,6 @@ def release(repository: Path, version: str) -> None:
 @pytest.fixture(scope="module")
 def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with the template as it is, 1.0.0, and a newer one, 1.1.0."""
-    if shutil.which("git") is None:
-        lacking("no git on this machine")
     repository = tmp_path_factory.mktemp("releases") / "template"
     shutil.copytree(template, repository)
 
@@ -132,7 +125,7 @@ def releases(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def team(releases: Path, tmp_path: Path) -> Team:
+def workspace(releases: Path, tmp_path: Path) -> Workspace:
     config = tmp_path / "gitconfig"
     config.write_text(
         "[user]\n\tname = Test\n\temail = test@localhost\n[init]\n\tdefaultBranch = main\n"
@@ -149,11 +142,11 @@ def team(releases: Path, tmp_path: Path) -> Team:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     (tmp_path / "services").mkdir()
-    return Team(tmp_path / "services", releases, environment)
+    return Workspace(tmp_path / "services", releases, environment)
 
 
 def leftovers(service: Path) -> list[str]:
-    """List what a patch that does not fit leaves behind."""
+    """List the files that a patch with conflicts leaves."""
     return [
         path.name
         for path in service.rglob("*")
@@ -163,26 +156,28 @@ def leftovers(service: Path) -> list[str]:
     ]
 
 
-def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Team) -> None:
-    nowhere = "http://127.0.0.1:9/simple/"  # whatever tries to make a .venv says that it cannot
+def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(
+    workspace: Workspace,
+) -> None:
+    nowhere = "http://127.0.0.1:9/simple/"  # an attempt to make a .venv would print an error
     offline = {
         "PIP_INDEX_URL": nowhere,
         "UV_DEFAULT_INDEX": nowhere,
         "UV_PYTHON_DOWNLOADS": "never",
     }
-    team = replace(team, environment=team.environment | offline)
-    service = team.create("{}")
-    team.commit()
+    workspace = replace(workspace, environment=workspace.environment | offline)
+    service = workspace.create("{}")
+    workspace.commit()
     (service / ".venv").mkdir()
     (service / ".venv" / "made").write_text("by hand")
     change(service, OURS)
     (service / "app/orders").mkdir()
     (service / "app/orders/__init__.py").write_text(ORDERS)
-    team.commit()
+    workspace.commit()
     stamp = (service / ".venv").stat().st_mtime_ns
-    team.run("cruft", "check", folder="my-service", status=1)
+    workspace.run("cruft", "check", folder="my-service", status=1)
 
-    output = team.update()
+    output = workspace.update()
 
     assert missing(service, THEIRS) == []
     assert missing(service, OURS) == []
@@ -191,89 +186,84 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(team: Tea
     assert "No such item" in (service / "app/items/routes.py").read_text()
     assert leftovers(service) == []
     files = {name for name, *_ in THEIRS} | {".cruft.json", ".editorconfig"}
-    assert team.status().keys() == files
-    assert "U" not in "".join(team.status().values())
+    assert workspace.status().keys() == files
+    assert "U" not in "".join(workspace.status().values())
     assert (service / ".venv").stat().st_mtime_ns == stamp
     assert [path.name for path in (service / ".venv").iterdir()] == ["made"]
     assert ".venv" not in output
-    team.run("cruft", "check", folder="my-service")
+    workspace.run("cruft", "check", folder="my-service")
     main = "from app.main import create_app; print(create_app().openapi()['paths'].keys())"
-    assert "/orders/" in team.run(sys.executable, "-c", main, folder="my-service")
+    assert "/orders/" in workspace.run(sys.executable, "-c", main, folder="my-service")
 
 
-def test_a_conflict_shows_both_versions(team: Team) -> None:
-    service = team.create()
-    team.commit()
+def test_a_conflict_shows_both_versions(workspace: Workspace) -> None:
+    service = workspace.create()
+    workspace.commit()
     change(service, [("Dockerfile", "--interval=10s", "--interval=60s")])
-    team.commit()
-    output = team.update()
+    workspace.commit()
+    output = workspace.update()
     assert "Applied patch to 'Dockerfile' with conflicts" in output
     assert "Good work!" in output  # which is why the document says how to see conflicts
-    assert {name for name, letters in team.status().items() if "U" in letters} == {"Dockerfile"}
+    assert {name for name, letters in workspace.status().items() if "U" in letters} == {
+        "Dockerfile"
+    }
     shown = DOCUMENT.partition("```diff\n")[2].partition("```")[0]
     assert shown in (service / "Dockerfile").read_text()
     assert missing(service, THEIRS) == []
-    team.document("Conflicts", "my-service")
-    assert team.status() == {}
+    workspace.document("Conflicts", "my-service")
+    assert workspace.status() == {}
     assert "--interval=60s" in (service / "Dockerfile").read_text()
     assert leftovers(service) == []
-    team.run("cruft", "check", folder="my-service")
+    workspace.run("cruft", "check", folder="my-service")
 
 
-def test_a_lock_that_both_changed_stays_the_owner_s_without_markers(team: Team) -> None:
-    service = team.create()
-    team.commit()
+def test_a_lock_that_both_changed_stays_the_owner_s_without_markers(workspace: Workspace) -> None:
+    service = workspace.create()
+    workspace.commit()
     lock = service / "requirements.txt"
     lock.write_text(re.sub(r"(?m)^click==", "added==1.0\nclick==", lock.read_text()))
     mine = lock.read_text()
-    team.commit()
-    team.update()
-    assert team.status()["requirements.txt"] == "UU"
+    workspace.commit()
+    workspace.update()
+    assert workspace.status()["requirements.txt"] == "UU"
     assert lock.read_text() == mine
     assert missing(service, THEIRS) == THEIRS[4:]
-    team.run("git", "add", "requirements.txt", folder="my-service")
-    team.commit()
+    workspace.run("git", "add", "requirements.txt", folder="my-service")
+    workspace.commit()
     assert lock.read_text() == mine
-    team.run("cruft", "check", folder="my-service")
+    workspace.run("cruft", "check", folder="my-service")
 
 
-def test_the_document_s_commands_generate_update_and_change_dozens(team: Team) -> None:
+def test_the_document_s_commands_generate_update_and_change_dozens(workspace: Workspace) -> None:
     services = DOCUMENT.partition("```json\n")[2].partition("```")[0]
-    (team.folder / "services.jsonl").write_text(services)
-    team.document("Generate dozens")
-    team.document("Update", "price-list")
-    team.run("git", "commit", "-qam", "Update", folder="price-list")
-    team.document("Change an answer", "price-list")
-    dockerfile = (team.folder / "price-list/Dockerfile").read_text()
+    (workspace.folder / "services.jsonl").write_text(services)
+    workspace.document("Generate dozens")
+    workspace.document("Update", "price-list")
+    workspace.run("git", "commit", "-qam", "Update", folder="price-list")
+    workspace.document("Change an answer", "price-list")
+    dockerfile = (workspace.folder / "price-list/Dockerfile").read_text()
     assert "ARG PYTHON_VERSION=3.15\n" in dockerfile
     assert "PORT=9000" in dockerfile
     assert "--interval=15s" in dockerfile
-    assert "PORT=9001" in (team.folder / "orders/Dockerfile").read_text()
+    assert "PORT=9001" in (workspace.folder / "orders/Dockerfile").read_text()
 
 
-def test_a_service_that_was_generated_without_cruft_is_adopted(team: Team) -> None:
+def test_a_service_that_was_generated_without_cruft_is_adopted(workspace: Workspace) -> None:
     answers = ["project_name=Stock", "create_venv=no"]
     command = ["cookiecutter", "gh:org/template", "--checkout", "1.0.0", "--no-input", *answers]
-    team.run(*command)
-    team.commit("stock")
-    assert '"Stock"' in (team.folder.parent / "template.json").read_text()
-    shown = team.document("Adopt", "stock")
+    workspace.run(*command)
+    workspace.commit("stock")
+    assert '"Stock"' in (workspace.folder.parent / "template.json").read_text()
+    shown = workspace.document("Adopt", "stock")
     assert "diff" not in shown
-    team.run("cruft", "update", "-y", folder="stock")
-    assert missing(team.folder / "stock", THEIRS) == []
+    workspace.run("cruft", "update", "-y", folder="stock")
+    assert missing(workspace.folder / "stock", THEIRS) == []
 
 
 # The last commit before the server moved out of app/.
 FIRST = "b9231f0"
 CHANGES: dict[str, list[Change]] = {
-    "app/main.py": [
-        ("app/main.py", "import errors, health, items", "import errors, health, items, orders"),
-        (
-            "app/main.py",
-            "(items.router)\n",
-            "(items.router)\n    app.include_router(orders.router)\n",
-        ),
-    ],
+    "app/main.py": IN_MAIN,
     "app/settings.py": [
         (
             "app/settings.py",
@@ -281,7 +271,7 @@ CHANGES: dict[str, list[Change]] = {
             '    warehouse: str = "near"\n    """Where orders go."""\n\n    docs: bool = True\n',
         )
     ],
-    "Dockerfile": [("Dockerfile", "PORT=8000", "PORT=9999")],
+    "Dockerfile": IN_DOCKERFILE,
 }
 
 
@@ -302,18 +292,18 @@ def first_release(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_a_service_from_before_the_move_keeps_its_owner_s_changes(
-    team: Team, first_release: Path
+    workspace: Workspace, first_release: Path
 ) -> None:
-    config = Path(team.environment["GIT_CONFIG_GLOBAL"])
-    config.write_text(config.read_text().replace(str(team.template), str(first_release)))
-    service = team.create('{"create_venv": false, "database": "none"}')
-    team.commit("my-service")
+    config = Path(workspace.environment["GIT_CONFIG_GLOBAL"])
+    config.write_text(config.read_text().replace(str(workspace.template), str(first_release)))
+    service = workspace.create('{"create_venv": false, "database": "none"}')
+    workspace.commit("my-service")
     (service / "app/orders.py").write_text(ORDERS)
     for changes in CHANGES.values():
         change(service, changes)
-    team.commit("my-service")
+    workspace.commit("my-service")
 
-    team.update("--checkout", "1.1.0")
+    workspace.update("--checkout", "1.1.0")
 
     assert not [name for name in leftovers(service) if name.endswith((".rej", ".orig"))]
     assert not (service / "app/server.py").exists()
@@ -324,7 +314,7 @@ def test_a_service_from_before_the_move_keeps_its_owner_s_changes(
     assert conflicts <= {Path(name).name for name in CHANGES}
     for name, changes in CHANGES.items():
         if Path(name).name in conflicts:  # as docs/updating.md says
-            team.run("git", "checkout", "--theirs", name, folder="my-service")
+            workspace.run("git", "checkout", "--theirs", name, folder="my-service")
             change(service, changes)
     assert "PORT=9999" in (service / "Dockerfile").read_text()
     asked = (
@@ -332,5 +322,5 @@ def test_a_service_from_before_the_move_keeps_its_owner_s_changes(
         " client = TestClient(app).__enter__();"
         " print(client.get('/orders/').status_code, app.state.settings.warehouse)"
     )
-    assert team.run(sys.executable, "-c", asked, folder="my-service").endswith("200 near\n")
-    team.run(sys.executable, "-m", "mypy", folder="my-service")
+    assert workspace.run(sys.executable, "-c", asked, folder="my-service").endswith("200 near\n")
+    workspace.run(sys.executable, "-m", "mypy", folder="my-service")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, lacking, run
+from tests.support.commands import clean_environment, commit, lacking, outcome, run
 from tests.support.repository import CONFIG, TEMPLATE
 
 SCRIPT = TEMPLATE / "scripts" / "make_venv.py"
@@ -79,7 +79,7 @@ def test_the_asked_python_or_else_the_nearest_supported_one_is_found(
     assert (found and found[0]) == expected
 
 
-def test_broken_names_hide_nothing_and_the_launcher_of_windows_is_asked(programs: Path) -> None:
+def test_broken_programs_are_skipped_and_the_windows_launcher_is_asked(programs: Path) -> None:
     interpreter(programs.parent / "shims", "python3.12", 0)
     wanted = interpreter(programs, "python3.12", 12)
     assert script.find_python(12) == (12, wanted)
@@ -101,7 +101,7 @@ def test_the_versions_that_the_template_offers_are_supported() -> None:
         ("", "exit status 3"),
     ],
 )
-def test_the_line_that_says_why_is_picked_out(output: str, reason: str) -> None:
+def test_the_line_with_the_reason_is_found(output: str, reason: str) -> None:
     code = f"print({output!r}); raise SystemExit(3)"
     with pytest.raises(script.VenvError, match=f"^{re.escape(reason)}$"):
         script.run(sys.executable, "-c", code, seconds=30)
@@ -188,17 +188,10 @@ class Machine:
 
     def run(self) -> tuple[int, str]:
         """Run the script; return its exit status and what it prints."""
-        done = subprocess.run(
-            [*self.command, str(self.folder / "scripts" / "make_venv.py")],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            timeout=120,
-        )
-        assert "Traceback" not in done.stdout
-        return done.returncode, done.stdout
+        command = [*self.command, str(self.folder / "scripts" / "make_venv.py")]
+        status, printed = outcome(*command, cwd=self.tmp_path, env=self.env, input="", timeout=120)
+        assert "Traceback" not in printed
+        return status, printed
 
     def makes_venv(self) -> str:
         """Run the script; check that .venv has both packages; return what it prints."""
@@ -211,7 +204,7 @@ class Machine:
         assert (self.folder / ".venv" / "installed").exists()
         return printed
 
-    def says_why_not(self) -> str:
+    def fails(self) -> str:
         """Run the script; check that there is no .venv, and return the reason in the last line."""
         status, printed = self.run()
         assert status == 1, printed
@@ -271,7 +264,7 @@ def other_venv_active(machine: Machine) -> None:
     machine.env["VIRTUAL_ENV"] = str(other)
 
 
-def led_astray(machine: Machine) -> None:
+def misleading_variables(machine: Machine) -> None:
     shadows = machine.tmp_path / "shadows"
     shadows.mkdir()
     for name in ("pip", "venv", "ensurepip", "demo"):
@@ -290,7 +283,7 @@ def odd_path(machine: Machine) -> None:
 CONDITIONS: dict[str, Callable[[Machine], object]] = {
     "HOME unset": lambda machine: machine.env.pop("HOME"),
     "another venv active": other_venv_active,
-    "variables that change what pip and uv install": led_astray,
+    "variables that change what pip and uv install": misleading_variables,
     "spaces, quotes and emoji in the path": odd_path,
 }
 
@@ -298,34 +291,34 @@ CONDITIONS: dict[str, Callable[[Machine], object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
 @with_each_tool
-def test_it_works_with(condition: str, machine: Machine) -> None:
+def test_it_makes_a_venv_with(condition: str, machine: Machine) -> None:
     CONDITIONS[condition](machine)
     machine.makes_venv()
 
 
-# It does not work, and says why
+# It fails, and the last line has the reason
 
 
 @with_each_tool
-def test_no_network(machine: Machine) -> None:
+def test_without_a_network_one_line_has_the_reason(machine: Machine) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True).returncode:
         lacking("this user may not take the network away")
     machine.command = [unshare, "-n", *machine.command]
     started = time.monotonic()
-    assert machine.says_why_not().startswith("the package index cannot be reached (")
+    assert machine.fails().startswith("the package index cannot be reached (")
     assert time.monotonic() - started < 30  # 10 are promised; machines that run tests are busy
 
 
 @pytest.mark.slow
 @with_each_tool
 @pytest.mark.parametrize("there", [True, False])
-def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machine) -> None:
+def test_an_index_that_does_not_answer_is_reported(there: bool, machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine.use_index(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}/simple/")
         if not there:
             silent.close()
-        why = machine.says_why_not()
+        why = machine.fails()
     assert why.startswith("the package index cannot be reached (")
     assert ("took more than 6 s" in why) is there
     assert "secret" not in why
@@ -335,13 +328,13 @@ def test_an_index_that_never_answers_or_is_not_there(there: bool, machine: Machi
 @with_each_tool
 def test_a_package_with_another_hash_is_refused(machine: Machine) -> None:
     write_service(machine.folder, digest="0" * 64)
-    assert re.search("(?i)hash", machine.says_why_not())
+    assert re.search("(?i)hash", machine.fails())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["ensurepip", "venv"])
 @with_pip
-def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> None:
+def test_a_python_without_ensurepip_or_venv_is_named(machine: Machine, module: str) -> None:
     """As Debian's is, without the package python3-venv."""
     home = machine.tmp_path / "python"
     library = home / "lib" / f"python3.{THIS}"
@@ -355,7 +348,7 @@ def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> No
     done = subprocess.run([machine.command[0], "-c", f"import {module}"], capture_output=True)
     if b"ModuleNotFoundError" not in done.stderr:
         pytest.skip("this Python cannot be copied")
-    assert machine.says_why_not() == (
+    assert machine.fails() == (
         f"Python 3.{THIS} came without ensurepip; install python3.{THIS}-venv (Debian, Ubuntu) or uv"
     )
 
@@ -368,23 +361,21 @@ def test_a_python_without_ensurepip_or_venv(machine: Machine, module: str) -> No
         ("not a program", "Exec format error"),
     ],
 )
-def test_a_uv_that_fails(machine: Machine, program: str, why: str) -> None:
+def test_the_reason_of_a_failing_uv_is_printed(machine: Machine, program: str, why: str) -> None:
     uv = machine.programs / "uv"
     uv.unlink()
     uv.write_text(program)
     uv.chmod(0o755)
-    assert why in machine.says_why_not()
+    assert why in machine.fails()
 
 
 @pytest.mark.slow
 def test_a_read_only_folder_is_one_clear_line(machine: Machine) -> None:
-    rights = [
-        str(shutil.which("setpriv")),
-        "--bounding-set=-dac_override,-dac_read_search",
-    ]  # root's
+    # Root may write everywhere, without this.
+    rights = [str(shutil.which("setpriv")), "--bounding-set=-dac_override,-dac_read_search"]
     machine.command = rights * (os.geteuid() == 0) + machine.command
     machine.folder.chmod(0o555)
-    assert "ermission denied" in machine.says_why_not()
+    assert "ermission denied" in machine.fails()
     machine.folder.chmod(0o755)
 
 

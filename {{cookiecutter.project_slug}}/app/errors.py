@@ -80,7 +80,7 @@ async def answer_http_error(request: Request, error: StarletteHTTPException) -> 
         log.error("the body cannot be stored: %s", error.__cause__)
         error = HTTPException(507, "Insufficient Storage")
     elif isinstance(error.__cause__, ClientDisconnect):
-        return await answer_nobody(request, error)
+        return await answer_disconnected(request, error)
     elif error.status_code == 405 and error.headers and "Allow" in error.headers:
         # Starlette names the methods of one route alone.
         allowed = set(error.headers["Allow"].split(", "))
@@ -100,8 +100,8 @@ async def answer_invalid(_: Request, error: RequestValidationError) -> Response:
     return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
 
 
-async def answer_nobody(_: Request, __: Exception) -> Response:
-    """Give the request of a client that left while it sent the body a status for the log."""
+async def answer_disconnected(_: Request, __: Exception) -> Response:
+    """Set the status for the log after a client left while it sent the body."""
     return Response(status_code=499)
 
 
@@ -115,6 +115,6 @@ HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, An
     ServiceError: answer_service_error,
     StarletteHTTPException: answer_http_error,
     RequestValidationError: answer_invalid,
-    ClientDisconnect: answer_nobody,
+    ClientDisconnect: answer_disconnected,
     Exception: answer_failure,
 }

@@ -1,4 +1,4 @@
-"""What PostgreSQL needs: its password, an end for each statement, errors without values."""
+"""PostgreSQL: its password, time limits of statements, errors without values."""
 
 import re
 import select
@@ -17,7 +17,7 @@ from app.threads import seconds_left
 T = TypeVar("T")
 
 # As in .env.example.
-SAMPLE_PASSWORD = "change-me"  # noqa: S105
+SAMPLE_PASSWORD = "change-me"  # noqa: S105 - it is public
 
 
 def find_password(settings: Settings, url: URL) -> str:
@@ -68,7 +68,7 @@ def _replace_if_closed(connection: Connection, *_: object) -> None:
     """Replace a connection that the server has closed; a query to find out would take longer."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):  # a server has nothing to say unasked
+    if poll.poll(0):  # a server sends nothing without a query
         raise exc.DisconnectionError("closed by the server")
 
 

@@ -16,7 +16,7 @@ def main() -> None:
 
     Ends with a status other than 0, and the reason as the last line of the log, if it cannot start.
     """
-    # The first process of a container has no default for this; gunicorn replaces it.
+    # The first process of a container ignores SIGTERM without a handler; gunicorn sets its own later.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     startup.configure_logging()
     # Imported here, so that a package that is missing or broken is logged as JSON.

@@ -33,7 +33,7 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         "max_requests": settings.max_requests,
         "max_requests_jitter": settings.max_requests // 10,
         # Nothing is written to disk, so that the container may be read-only. macOS has no such folder.
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 - memory
         "control_socket_disable": True,
         # No handler of gunicorn's own; the level is the service's.
         "errorlog": None,

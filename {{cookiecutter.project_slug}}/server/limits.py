@@ -185,7 +185,7 @@ class Protocol(HttpToolsProtocol):
         else:
             waiting = self.answered and self.timeout_keep_alive_task is None
         if self.answered and self.cycle is not None:
-            self.cycle.body.clear()  # what nobody reads any more
+            self.cycle.body.clear()  # the service reads it no more
         if not waiting or self.transport.is_closing():
             self.waiting_since = 0.0
         elif not self.waiting_since:

@@ -21,9 +21,9 @@ def main(host: str, port: int, timeout: float = 4) -> int:
         status_line = str(error)
     if re.match(r"HTTP/1\.[01] [234]\d\d ", status_line):
         return 0
-    print(f"/livez: {status_line or 'no answer'}")  # noqa: T201
+    print(f"/livez: {status_line or 'no answer'}")  # noqa: T201 - for `docker inspect`
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ.get("HOST") or "0.0.0.0", int(os.environ["PORT"])))  # noqa: S104
+    sys.exit(main(os.environ.get("HOST") or "0.0.0.0", int(os.environ["PORT"])))  # noqa: S104 - as the server

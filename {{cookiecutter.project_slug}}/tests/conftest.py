@@ -35,7 +35,7 @@ def settings(database_url: str) -> Iterator[Settings]:
         # {% endif %}
     )
     with pytest.MonkeyPatch.context() as environment:
-        # For what runs as a process of its own.
+        # For processes that a test starts.
         environment.setenv("DATABASE_URL", database_url)
         # {% if cookiecutter.database == "postgresql" %}
         environment.setenv("DEVELOPMENT", "true")

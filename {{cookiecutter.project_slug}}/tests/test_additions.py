@@ -1,4 +1,4 @@
-"""What FastAPI documents for adding to a service works here: alone, and all of it together."""
+"""Additions to a service work as FastAPI documents them: each alone, and all together."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ ORIGIN = {"origin": "https://shop.example"}
 
 
 class Owner:
-    """What an owner adds, each in a method; `events` tells what ran."""
+    """Additions of an owner, each in a method; `events` lists those that ran."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -185,7 +185,7 @@ def serve(settings: Settings, *additions: Callable[[FastAPI], None]) -> TestClie
 def others(
     request: pytest.FixtureRequest, owner: Owner
 ) -> Callable[..., list[Callable[[FastAPI], None]]]:
-    """Return what is added: only the given additions, or all that do not exclude each other."""
+    """Return the additions: only the given ones, or all that do not exclude each other."""
 
     def choose(*wanted: Callable[[FastAPI], None]) -> list[Callable[[FastAPI], None]]:
         if request.param == "alone":
@@ -265,7 +265,7 @@ def test_a_handler_of_all_errors_is_called(
     assert str(error.exc_info[1]) == "secret"
 
 
-def test_an_error_that_no_handler_answers_is_answered_all_the_same(
+def test_an_error_that_no_handler_answers_is_a_500(
     owner: Owner, others: Others, settings: Settings
 ) -> None:
     with serve(settings, *others(owner.endpoints, owner.handler_that_fails)) as client:

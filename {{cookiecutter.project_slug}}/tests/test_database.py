@@ -1,4 +1,4 @@
-"""The database: its schema, units of work, and what is answered without it."""
+"""The database: its schema, units of work, and answers without it."""
 
 import asyncio
 import logging
@@ -84,7 +84,7 @@ def fill(connection: Connection) -> dict[str, int]:
 def rows(connection: Connection) -> dict[str, int]:
     """Count the rows of each table."""
     names = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
-    return {n: connection.scalar(text(f'SELECT count(*) FROM "{n}"')) or 0 for n in names}  # noqa: S608
+    return {n: connection.scalar(text(f'SELECT count(*) FROM "{n}"')) or 0 for n in names}
 
 
 def test_models_and_migrations_agree(alembic: Config) -> None:
@@ -162,7 +162,7 @@ def test_a_datetime_is_aware_and_utc(settings: Settings) -> None:
         connection.execute(table.insert(), {"at": elsewhere})
         read = connection.execute(table.select()).scalar_one()
         with pytest.raises(exc.StatementError, match="needs a time zone"):
-            connection.execute(table.insert(), {"at": datetime(2026, 1, 1)})  # noqa: DTZ001
+            connection.execute(table.insert(), {"at": datetime(2026, 1, 1)})  # noqa: DTZ001 - refused
         connection.rollback()
     engine.dispose()
 
@@ -264,7 +264,7 @@ def test_waiting_for_a_thread_counts_and_ping_does_not_wait(settings: Settings) 
     assert [type(result) for result in asyncio.run(scenario())] == [DatabaseUnavailable] * 2
 
 
-# What is answered ---------------------------------------------------------------------------------
+# Answers ------------------------------------------------------------------------------------------
 
 
 def test_without_the_database_it_does_not_start(settings: Settings) -> None:
@@ -341,7 +341,7 @@ def test_a_mistake_is_answered_500_and_logged(
 
 
 # A traceback shows the source, so its lines name it.
-SECRET = "s3cr3t"  # noqa: S105
+SECRET = "s3cr3t"
 
 
 def wrong_value(connection: Connection) -> None:
@@ -357,7 +357,7 @@ def duplicate(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("function", [wrong_value, duplicate])
-def test_no_error_and_no_log_tells_a_value(
+def test_no_error_and_no_log_shows_a_value(
     function: Callable[[Connection], None], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings)
@@ -385,7 +385,7 @@ def test_sqlite_checks_foreign_keys_and_keeps_acknowledged_writes(settings: Sett
             return await database.write(pragmas)
 
     if settings.database_url.startswith("sqlite"):
-        # FULL (2): what was acknowledged survives a power failure. MEMORY (2): no temporary folder.
+        # FULL (2): acknowledged writes survive a power failure. MEMORY (2): no temporary folder.
         assert asyncio.run(scenario()) == [1, "wal", 2, 2]
 
 

@@ -34,7 +34,7 @@ JSON = {"content-type": "application/json"}
         ("POST", "/items/", b'{"name": "a", "price": 1, "\\ud800": 1}', 422),
     ],
 )
-def test_a_bad_request_is_told_so_in_one_format(
+def test_every_bad_request_is_answered_in_one_format(
     method: str, path: str, body: bytes, status: int, client: TestClient
 ) -> None:
     answer = client.request(method, path, content=body, headers=JSON)
@@ -44,7 +44,7 @@ def test_a_bad_request_is_told_so_in_one_format(
     assert "secret" not in answer.text
 
 
-def test_a_method_that_a_path_does_not_have_is_refused_with_all_that_it_has(
+def test_a_405_lists_all_methods_of_the_path(
     client: TestClient, tmp_path: Path
 ) -> None:
     @client.app.put("/health")  # type: ignore[attr-defined, untyped-decorator]
@@ -99,7 +99,7 @@ class SoldOutError(ServiceError):
 @pytest.mark.parametrize(
     "error", [SoldOutError("No lamps"), ServiceError("No lamps", status_code=409, code="sold_out")]
 )
-def test_an_error_of_one_s_own_takes_one_line(error: ServiceError, client: TestClient) -> None:
+def test_a_service_error_sets_status_text_and_code(error: ServiceError, client: TestClient) -> None:
     @client.app.get("/lamps")  # type: ignore[attr-defined, untyped-decorator]
     async def lamps() -> None:
         raise error
@@ -109,7 +109,7 @@ def test_an_error_of_one_s_own_takes_one_line(error: ServiceError, client: TestC
     assert answer.json() == {"detail": "No lamps", "code": "sold_out"}
 
 
-def test_a_service_error_that_the_client_is_not_to_blame_for_is_logged_with_its_cause(
+def test_a_service_error_from_500_on_is_logged_with_its_cause(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     @client.app.get("/lamps")  # type: ignore[attr-defined, untyped-decorator]
@@ -124,7 +124,7 @@ def test_a_service_error_that_the_client_is_not_to_blame_for_is_logged_with_its_
     assert "unplugged" in logging.Formatter().format(error)
 
 
-def test_a_time_out_of_an_endpoint_s_own_is_a_failure_with_a_traceback(
+def test_a_timeout_error_of_an_endpoint_is_a_500_with_a_traceback(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     @client.app.get("/slow")  # type: ignore[attr-defined, untyped-decorator]
@@ -146,7 +146,7 @@ def test_a_time_out_of_an_endpoint_s_own_is_a_failure_with_a_traceback(
         (ClientDisconnect(), 499, ""),
     ],
 )
-def test_a_body_that_fails_for_another_reason_than_its_content_is_not_called_unreadable(
+def test_a_body_that_cannot_be_stored_is_no_error_of_the_client(
     failure: Exception,
     status: int,
     message: str,

@@ -1,4 +1,4 @@
-"""The log: one line of JSON for whatever happens."""
+"""The log: one line of JSON for each event."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ def test_a_request_s_lines_have_its_id() -> None:
         logs.request_id.reset(token)
 
 
-def test_a_record_that_cannot_be_formatted_costs_no_line() -> None:
+def test_a_record_that_cannot_be_formatted_loses_no_line() -> None:
     line = json.loads(format_record("%d", args=("x",)))
     assert line["message"] == "'%d' ('x',)"
     assert line["log_error"].startswith("TypeError")
@@ -215,7 +215,7 @@ def test_lines_of_several_processes_do_not_mix() -> None:
     reading, writing = os.pipe()
     writers = [run("-c", WRITE, str(who), str(count), stdout=writing) for who in range(4)]
     os.close(writing)
-    with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123
+    with os.fdopen(reading, encoding="utf-8") as pipe:
         found = [json.loads(line) for line in pipe]
     for writer in writers:
         assert writer.wait() == 0
@@ -230,7 +230,7 @@ def test_a_line_waits_for_a_pipe_that_is_full_and_does_not_block() -> None:
     writer = run("-c", WRITE, "0", "50", stdout=writing)
     os.close(writing)
     time.sleep(0.5)
-    with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123
+    with os.fdopen(reading, encoding="utf-8") as pipe:
         assert [json.loads(line)["number"] for line in pipe] == list(range(50))
     assert writer.wait() == 0
 
@@ -242,7 +242,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_service(output: str) -> 
     command = [sys.executable, "-Bc", WRITE, "0", "3"]
     if output == "closed":
         command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
+    with Path("/dev/full").open("wb") as full:
         stdout = {"closed": None, "full": full, "gone": writing}[output]
         done = subprocess.run(
             command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
@@ -251,7 +251,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_service(output: str) -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# What an owner adds, and then starts in one of several ways.
+# Code that an owner adds; the tests start it in several ways.
 OWNER = """
 import logging
 from app.main import app
@@ -298,7 +298,7 @@ def serving(
     output: list[str] = []
 
     def read() -> None:
-        with suppress(OSError), open(reading, encoding="utf-8") as lines:  # noqa: PTH123
+        with suppress(OSError), os.fdopen(reading, encoding="utf-8") as lines:
             output.extend(line.rstrip("\r\n") for line in lines)
 
     reader = threading.Thread(target=read)

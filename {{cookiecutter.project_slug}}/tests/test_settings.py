@@ -41,7 +41,7 @@ def test_settings_do_not_change() -> None:
 
 
 class ShopSettings(Settings):
-    """What an owner may add."""
+    """Settings that an owner may add."""
 
     currencies: list[str]
     rates: dict[str, float]
@@ -83,6 +83,7 @@ def test_the_level_may_be_written_in_any_case(value: str, monkeypatch: pytest.Mo
         ("ROOT_PATH", "shop/"),
         ("HOST", "localhost"),
         ("START_TIMEOUT", "0"),
+        ("START_TIMEOUT", "86401"),
         ("DRAIN", "-1"),
         ("DRAIN", "86401"),
         ("FORWARDED_ALLOW_IPS", "proxy"),
@@ -106,6 +107,8 @@ def test_a_bad_value_is_refused_by_name_and_not_repeated(
         ("PORT", "1"),
         ("PORT", "65535"),
         ("DRAIN", "86400"),
+        ("START_TIMEOUT", "1"),
+        ("START_TIMEOUT", "86400"),
         ("FORWARDED_ALLOW_IPS", "*"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1"),
         ("WEB_CONCURRENCY", ""),
@@ -123,7 +126,7 @@ def test_a_good_value_is_accepted_and_does_not_change(
 # {% if cookiecutter.database != "none" %}
 
 
-def test_a_url_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "app:s3cr3t@host/app")
     with pytest.raises(ValidationError, match="database_url") as caught:
         Settings()

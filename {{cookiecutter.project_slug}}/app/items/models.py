@@ -1,4 +1,4 @@
-"""Items on the wire."""
+"""Items in requests and answers."""
 
 from typing import Annotated
 

@@ -1,6 +1,6 @@
-"""Migrations: which there are, and how they are run.
+"""List the migrations, and run them.
 
-Alembic takes 10 MiB of memory, so it is imported only where there is one to run.
+Alembic takes 10 MiB of memory, so it is imported only to run one.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger("app.migrations")
 
 FOLDER = Path(__file__).parent
 NEWER = "a newer version of the service has changed the schema; it is left as it is"
-# Any number will do; it names the lock.
+# An arbitrary number, which names the lock.
 LOCK = text("SELECT pg_try_advisory_xact_lock(20240101)")
 
 

@@ -1,4 +1,4 @@
-"""How Alembic runs the migrations in versions/, for its command line and for app.migrations."""
+"""Run the migrations in versions/, for Alembic's command line and for app.migrations."""
 
 import warnings
 from contextlib import nullcontext

@@ -12,10 +12,10 @@ depends_on = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    """Go up from the revision before."""
+    """Upgrade from the previous revision."""
     ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    """Go back down to it."""
+    """Downgrade to the previous revision."""
     ${downgrades if downgrades else "pass"}

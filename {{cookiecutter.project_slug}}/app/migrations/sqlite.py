@@ -21,7 +21,7 @@ from app.settings import Settings
 log = logging.getLogger("app.migrations")
 
 COPY = "_alembic_tmp_"
-# What Alembic does not copy.
+# Parts of a table that Alembic does not copy.
 FORGOTTEN = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC", "GENERATED", "WHERE"}
 
 
@@ -38,14 +38,14 @@ def create_engine(settings: Settings) -> Engine:
 
 
 def _create_file(file: Path) -> None:
-    """See that there is a file that any user in group 0 can go on with; follow no link."""
+    """Create the file if there is none, and let group 0 write it; follow no link."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(file, flags, 0o660)
     try:
         if os.fstat(descriptor).st_mode & 0o777 != 0o660 and hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o660)
     except PermissionError:
-        pass  # it belongs to another user, who has done this
+        pass  # it belongs to another user, who has set its mode
     finally:
         os.close(descriptor)
 
@@ -101,7 +101,7 @@ def _before(connection: Connection, _: object, statement: str, *__: object) -> N
             ]
             connection.info["kept"] = kept, _last_id(connection, table)
     elif re.match(rf'\s*ALTER TABLE "?{COPY}', statement):
-        # Views and triggers refer to the original, which is not there now.
+        # Views and triggers refer to the original, which does not exist now.
         connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
 
 

@@ -34,7 +34,7 @@ if "IMPORT" in os.environ:
 @app.get("/readyz")
 @app.get("/")
 async def root(request: Request) -> dict[str, str]:
-    """Return what the lifespan gave."""
+    """Return the state of the lifespan."""
     return {"ready": request.state.ready, "worker": str(os.getpid())}
 
 
@@ -67,7 +67,7 @@ async def echo(request: Request, wait: float = 0) -> Response:
 async def poll(request: Request) -> int:
     """Ask for three seconds whether the client is still there; return the number of streams."""
     end = time.monotonic() + 3
-    while time.monotonic() < end and not await request.is_disconnected():  # noqa: ASYNC110
+    while time.monotonic() < end and not await request.is_disconnected():  # noqa: ASYNC110 - that is the point
         await asyncio.sleep(0.001)
     return len(streams)
 

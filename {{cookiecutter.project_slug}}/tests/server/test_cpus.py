@@ -51,5 +51,5 @@ def test_without_an_affinity_the_machine_counts(
     assert cpus.available(cgroups) == workers
 
 
-def test_this_machine_has_at_least_one() -> None:
+def test_this_machine_has_at_least_one_cpu() -> None:
     assert cpus.available() >= 1

@@ -129,7 +129,7 @@ def test_a_quick_stop_waits_for_nothing() -> None:
         assert time.monotonic() - begin < 4
 
 
-def test_a_drain_serves_on_and_tells_load_balancers() -> None:
+def test_a_drain_serves_requests_and_readyz_answers_503() -> None:
     with serving(DRAIN="2", WORKERS="2") as server:
         server.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: server.status("/readyz") == 503, 1)
@@ -206,7 +206,7 @@ def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
             os.close(saved)
 
 
-def test_it_serves_on_ipv6_too() -> None:
+def test_it_listens_on_ipv6_too() -> None:
     with serving(HOST="::") as server:
         for address in "::1", "127.0.0.1":
             with socket.create_connection((address, server.port), timeout=5) as client:

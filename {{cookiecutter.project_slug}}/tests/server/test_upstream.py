@@ -1,4 +1,4 @@
-"""What `server/` relies on in uvicorn, httptools and gunicorn has not changed.
+"""The members of uvicorn, httptools and gunicorn on which `server/` relies have not changed.
 
 A test that fails names the modules of `server/` to read again, beside the new source. If they are
 still right, put the new hash here.

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Go up from the revision before."""
+    """Upgrade from the previous revision."""
     op.create_table(
         "items",
         sa.Column(
@@ -28,5 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back down to it."""
+    """Downgrade to the previous revision."""
     op.drop_table("items")

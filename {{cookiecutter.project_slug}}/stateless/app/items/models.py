@@ -1,4 +1,4 @@
-"""Items on the wire."""
+"""Items in requests and answers."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ class Item(NewItem):
 
 
 class Created(BaseModel):
-    """What became of a new item."""
+    """Answer to a new item."""
 
     message: str
     item: NewItem
