@@ -44,9 +44,7 @@ def test_every_bad_request_is_answered_in_one_format(
     assert "secret" not in answer.text
 
 
-def test_a_405_lists_all_methods_of_the_path(
-    client: TestClient, tmp_path: Path
-) -> None:
+def test_a_405_lists_all_methods_of_the_path(client: TestClient, tmp_path: Path) -> None:
     @client.app.put("/health")  # type: ignore[attr-defined, untyped-decorator]
     async def put_health() -> None: ...
 
