@@ -156,16 +156,19 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     """`make run` goes through Compose; `make dev` sets the environment itself."""
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
+    lines = ["DOCS=true", " # a comment", "", "DOCS=false", *lines, " \tINDENTED=a", "WINDOWS=b\r"]
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
+    names += ["INDENTED", "WINDOWS", "LAST"]
     shown = service.path / "show"
     shown.write_text(f"#!/bin/sh\nprintenv {' '.join(names)}\n")
     shown.chmod(0o755)
     # Without a line end, as some editors leave it.
-    with env_file(service, "\n".join(["# a comment", "", "DOCS=false", *lines])):
+    with env_file(service, "\n".join([*lines, "LAST=c"])):
         app = ("docker", "compose", "run", "--rm", "--no-TTY", "app", "printenv")
-        assert "\n".join(["false", *VALUES]) in service.run(*app, *names)
+        values = "\n".join([*VALUES, "a", "b", "c\n"])
+        assert f"false\n{values}" in service.run(*app, *names)
         dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
-        assert "\n".join(["true", *VALUES]) in dev  # the environment overrides the file
+        assert f"true\n{values}" in dev  # the environment overrides the file
     shown.unlink()
 
 

@@ -10,12 +10,17 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import RouteContext, iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import Scope
 
 log = logging.getLogger(__name__)
+
+# FastAPI's text for a body that it could not read.
+UNREADABLE = "There was an error parsing the body"
 
 
 class Error(BaseModel):
@@ -32,7 +37,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class ServiceError(Exception):
-    """An error with an answer of its own; raise it anywhere, or a subclass that sets the values.
+    """An error with an answer; endpoints and what they call raise it, or a subclass with values.
 
         raise ServiceError("No lamps are left", status_code=409, code="sold_out")
 
@@ -61,22 +66,27 @@ async def answer_service_error(_: Request, error: ServiceError) -> Response:
     return JSONResponse(content, error.status_code, error.headers)
 
 
+def routes_of(scope: Scope) -> list[RouteContext]:
+    """Return the routes that have the path, for any method; what is mounted there is none."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    routes = iter_route_contexts(scope["app"].routes)
+    return [r for r in routes if isinstance(r.original_route, Route) and r.path_regex.match(path)]
+
+
 async def answer_http_error(request: Request, error: StarletteHTTPException) -> Response:
     """Answer as FastAPI does, except where that would hide or leave out something."""
-    if error.status_code == 400 and isinstance(error.__cause__, OSError):
+    if error.detail == UNREADABLE and isinstance(error.__cause__, OSError):
         # FastAPI blames the client if an upload cannot be written to a temporary file.
         log.error("the body cannot be stored: %s", error.__cause__)
         error = HTTPException(507, "Insufficient Storage")
     elif isinstance(error.__cause__, ClientDisconnect):
         return await answer_disconnected(request, error)
-    elif error.status_code == 405 and error.headers:
+    elif error.status_code == 405 and error.headers and "Allow" in error.headers:
         # Starlette names the methods of one route alone.
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        allowed: set[str] = set()
-        for route in iter_route_contexts(request.app.routes):
-            if route.methods and route.path_regex.match(path):
-                allowed |= route.methods | ({"HEAD"} if "GET" in route.methods else set())
-        error.headers = {"Allow": ", ".join(sorted(allowed))}
+        allowed = set(error.headers["Allow"].split(", "))
+        allowed = allowed.union(*(route.methods or () for route in routes_of(request.scope)))
+        allowed |= {"HEAD"} if "GET" in allowed else set()
+        error.headers = {**error.headers, "Allow": ", ".join(sorted(allowed))}
     return await http_exception_handler(request, error)
 
 
@@ -85,7 +95,8 @@ async def answer_invalid(_: Request, error: RequestValidationError) -> Response:
 
     The input may be secret, or impossible in JSON: NaN, half a surrogate pair.
     """
-    problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+    keys = ("type", "loc", "msg")
+    problems = [{key: p[key] for key in keys if key in p} for p in error.errors()]
     return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
 
 

@@ -57,7 +57,8 @@ class JSONFormatter(logging.Formatter):
         try:
             line["message"] = record.getMessage()
             extras = {key: value for key, value in vars(record).items() if key not in STANDARD}
-            return encode({**line, **extras, **line})
+            # An extra of one of these names gets another, or it would be lost.
+            return encode(line | {key + "_" * (key in line): extras[key] for key in extras})
         except Exception as error:  # wrong arguments, or an extra that JSON cannot hold
             return encode({**line, "log_error": repr(error)})
 
@@ -108,12 +109,15 @@ class StdoutHandler(logging.Handler):
 
 stdout = StdoutHandler()
 
+if sys.platform != "win32":  # a process pool's children write no line of their parent again
+    os.register_at_fork(after_in_child=stdout.waiting.clear)
+
 
 def log_request(scope: Scope, level: int, route: str | None, status: int, seconds: float) -> None:
     """Log a request that was answered.
 
-    JSON is written without a record, which costs less, unless there is somebody else to see one:
-    another handler of the root logger, or a handler or a filter of `app.requests`.
+    JSON is written without a record, which costs less, unless somebody has changed what happens to
+    records: by another handler, a filter, a level, a formatter or a factory.
     """
     if not requests.isEnabledFor(level):
         return
@@ -122,7 +126,9 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
     # Escaped, without the quotes: a path may hold characters that control a terminal.
     message, duration = f"{method} {path[1:-1]} {status}", round(seconds * 1000, 3)
     alone = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
-    if alone and isinstance(stdout.formatter, JSONFormatter):
+    alone = alone and requests.propagate and not (stdout.filters or stdout.level)
+    alone = alone and logging.getLogRecordFactory() is logging.LogRecord
+    if alone and type(stdout.formatter) is JSONFormatter:
         line = (
             f'"time": "{utc(time.time())}", "level": "{logging.getLevelName(level)}", '
             f'"logger": "{requests.name}", "message": {encode(message)}, '

@@ -4,18 +4,21 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import URL
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import health
+from app.errors import routes_of
 from app.logs import log_request, request_id
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,17 @@ PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 class Service(FastAPI):
     """FastAPI, with the middleware of this module around those of `add_middleware`."""
 
+    def on_event(self, event_type: str) -> Callable[[Any], Any]:
+        """Call a function at the start or the end; FastAPI calls it only where no lifespan is."""
+
+        def add(function: Any) -> Any:
+            router = APIRouter()
+            router.add_event_handler(event_type, function)
+            self.include_router(router)
+            return function
+
+        return add
+
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
         added: list[Any] = self.user_middleware
@@ -50,7 +64,15 @@ class Service(FastAPI):
         self.user_middleware = added
         for cls, args, kwargs in outer:
             app = cls(app, *args, **kwargs)
-        return RequestMiddleware(app)
+        return Outermost(RequestMiddleware(app))
+
+
+class Outermost(ServerErrorMiddleware):
+    """Pass every request on: OpenTelemetry's instrumentation expects this type outside of all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        await self.app(scope, receive, send)
 
 
 class RequestMiddleware:
@@ -88,7 +110,8 @@ class RequestMiddleware:
                 if not names.isdisjoint(CACHING):
                     names.add(b"cache-control")
                 headers += [header for header in DEFAULTS.items() if header[0] not in names]
-                headers.append((b"x-request-id", current))
+                if b"x-request-id" not in names:
+                    headers.append((b"x-request-id", current))
             else:
                 complete = not message.get("more_body", False)
             await send(message)
@@ -114,11 +137,15 @@ class RequestMiddleware:
         finally:
             status = status or 500
             # Health checks are frequent, so only failed ones are logged at INFO.
-            check = scope["path"].removeprefix(scope.get("root_path", "")) in health.PATHS
+            root = scope.get("root_path", "")
+            check = scope["path"].removeprefix(root) in health.PATHS
             level = logging.DEBUG if check and status < 300 else logging.INFO
             # The route in an included router does not know the prefix; its context does.
-            context = inner.get("fastapi", {}).get("effective_route_context") or inner.get("route")
-            route = getattr(context, "path", None)
+            context = inner.get("fastapi", {}).get("effective_route_context")
+            known = context and context.original_route is inner.get("route")
+            route = getattr(context if known else inner.get("route"), "path", None)
+            # Nor does the route in a mounted application know where that is.
+            route = route and inner.get("root_path", "").removeprefix(root) + route
             log_request(scope, level, route, status, perf_counter() - begin)
 
 
@@ -129,26 +156,31 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
         """Count the body, unless there is none, or its length is a plain number within the limit."""
         names = b"content-length", b"transfer-encoding"
         sizes = [value for name, value in scope.get("headers", ()) if name in names]
-        if sizes:  # the server sees to it that no body is longer than it says
-            plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
-            small = plain and int(sizes[0]) <= self.max_body_size
-        else:  # HTTP/2 has bodies without either header
-            small = scope.get("http_version", "") < "2"
-        if small:
+        if not sizes and scope.get("http_version", "") < "2":  # HTTP/2 has bodies without either
             await self.app(scope, receive, send)
             return
-        refused = False
+        # The server sees to it that no body is longer than it says.
+        plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
+        small = plain and int(sizes[0]) <= self.max_body_size
+        started = refused = False
 
         async def respond(message: Message) -> None:
-            nonlocal refused
-            # Starlette refuses in plain text where the endpoint does not read the body.
+            nonlocal started, refused
+            started = True
+            # Starlette refuses in plain text, also a body over the limit of a route.
             if message.get("status") == 413 and PLAIN_TEXT in message["headers"]:
                 refused = True
                 await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
             elif not refused:
                 await send(message)
 
-        await super().__call__(scope, receive, respond)
+        try:
+            await (self.app if small else super().__call__)(scope, receive, respond)
+        except ExceptionGroup as group:
+            # BaseHTTPMiddleware hides Starlette's error, which has this status, from Starlette.
+            if started or not group.subgroup(lambda error: getattr(error, "status_code", 0) == 413):
+                raise
+            await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
 
 
 class RouteMiddleware:
@@ -164,22 +196,32 @@ class RouteMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, and handle it again if the other method or path has a route."""
         change: dict[str, str] = {}
+        root_path = scope.get("root_path", "")
+        only_head = ended = False
 
         async def respond(message: Message) -> None:
+            nonlocal only_head, ended
             code = message.get("status")
-            if code == 405 and scope.get("method") == "HEAD":
-                change["method"] = "GET"  # the server leaves the body out
-            elif code == 307 and "endpoint" not in scope:
+            # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
+            if code == 405 or (code == 404 and "route" not in scope):
+                if scope.get("method") == "HEAD":
+                    change["method"] = "GET"
+                    only_head = True
+            elif code == 307 and scope.get("endpoint") in (None, scope["app"]):
                 path = scope["path"]
-                other = path.rstrip("/") if path.endswith("/") else path + "/"
-                redirect = RedirectResponse(str(URL(scope={**scope, "path": other})))
-                if message["headers"] == redirect.raw_headers:
-                    change["path"] = other
-            if not change:
-                await send(message)
+                other = {**scope, "path": path.rstrip("/") if path.endswith("/") else path + "/"}
+                redirect = RedirectResponse(str(URL(scope=other)))
+                # Not of folders of files: the relative links of a page depend on the slash.
+                if message["headers"] == redirect.raw_headers and routes_of(other):
+                    change["path"] = other["path"]
+            if change or ended:
+                return
+            if only_head and message.get("more_body"):
+                ended, message = True, {"type": "http.response.body"}  # a stream may have no end
+            await send(message)
 
         await self.app(scope, receive, respond)
         while change:
-            scope.update(change)
+            scope.update(change, root_path=root_path)  # which a mounted application changes
             change.clear()
             await self.app(scope, receive, respond)

@@ -21,6 +21,7 @@ def main() -> None:
     startup.configure_logging()
     # Imported here, so that a package that is missing or broken is logged as JSON.
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from server.settings import SERVICE, ServerSettings
 
@@ -33,6 +34,9 @@ def main() -> None:
     except ValidationError as error:
         for problem in error.errors():
             log.critical("setting %s: %s", str(problem["loc"][0]).upper(), problem["msg"])
+        sys.exit(1)
+    except SettingsError as error:  # a list or a dictionary; the message quotes the field
+        log.critical("setting %s: Input should be JSON", str(error).split('"')[1].upper())
         sys.exit(1)
     except SystemExit as error:
         log.critical("cannot start: the service ended itself with status %s", error.code)

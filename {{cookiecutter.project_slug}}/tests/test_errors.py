@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
+from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
@@ -40,17 +44,49 @@ def test_every_bad_request_is_answered_in_one_format(
     assert "secret" not in answer.text
 
 
-def test_a_405_lists_all_methods_of_the_path(
-    client: TestClient,
-) -> None:
+def test_a_405_lists_all_methods_of_the_path(client: TestClient, tmp_path: Path) -> None:
     @client.app.put("/health")  # type: ignore[attr-defined, untyped-decorator]
     async def put_health() -> None: ...
+
+    client.app.mount("/files", StaticFiles(directory=tmp_path))  # type: ignore[attr-defined]
+    assert client.post("/files/x").headers["allow"] == "GET, HEAD"
 
     for method in "TRACE", "PROPFIND", "DELETE":
         answer = client.request(method, "/health")
         assert answer.status_code == 405
         assert answer.headers["allow"] == "GET, HEAD, PUT"
         assert answer.json() == {"detail": "Method Not Allowed"}
+
+
+def test_a_refusal_of_an_endpoint_s_own_keeps_its_headers_and_text(client: TestClient) -> None:
+    refusal = HTTPException(405, "Closed on Sundays", {"Allow": "PUT", "Retry-After": "60"})
+    unreadable = HTTPException(400, "The stock file cannot be read")
+
+    @client.app.get("/closed")  # type: ignore[attr-defined, untyped-decorator]
+    async def closed() -> None:
+        raise refusal
+
+    @client.app.get("/stock")  # type: ignore[attr-defined, untyped-decorator]
+    async def stock() -> None:
+        raise unreadable from FileNotFoundError("stock.csv")
+
+    answer = client.get("/closed")
+    assert answer.json() == {"detail": "Closed on Sundays"}
+    assert answer.headers["allow"] == "GET, HEAD, PUT"
+    assert answer.headers["retry-after"] == "60"
+    answer = client.get("/stock")
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": "The stock file cannot be read"}
+
+
+def test_an_endpoint_may_find_a_request_invalid(client: TestClient) -> None:
+    @client.app.get("/lamps")  # type: ignore[attr-defined, untyped-decorator]
+    async def lamps() -> None:
+        raise RequestValidationError([{"loc": ["query", "colour"], "msg": "No such colour"}])
+
+    answer = client.get("/lamps")
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": [{"loc": ["query", "colour"], "msg": "No such colour"}]}
 
 
 class SoldOutError(ServiceError):

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -52,9 +53,9 @@ def format_record(message: str, **extra: object) -> str:
 
 
 def test_a_line_has_time_level_logger_message_and_extras() -> None:
-    line = json.loads(format_record("hello", order=7, color_message="\x1b[1m"))
-    assert line.keys() == {"time", "level", "logger", "message", "order"}
-    assert line["order"] == 7
+    line = json.loads(format_record("hello", order=7, level=3, color_message="\x1b[1m"))
+    assert line.keys() == {"time", "level", "logger", "message", "order", "level_"}
+    assert (line["order"], line["level"], line["level_"]) == (7, "INFO", 3)
     time = datetime.fromisoformat(line["time"])
     assert time.utcoffset() == timedelta(0)
     assert datetime.now(UTC) - time < timedelta(minutes=1)
@@ -109,6 +110,74 @@ def test_requests_are_logged_in_order_with_other_lines(
         *("time", "level", "logger", "message", "request_id"),
         *("method", "route", "path", "status", "duration_ms", "client"),
     ]
+
+
+class OwnFormatter(logs.JSONFormatter):
+    """What an owner may set instead."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "own"
+
+
+def own_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a record as tracing libraries do."""
+    record = logging.LogRecord(*args, **kwargs)
+    record.trace = "t1"
+    return record
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], str]] = {
+    "filter": (lambda: logs.stdout.addFilter(lambda _: False), ""),
+    "level": (lambda: logs.stdout.setLevel("WARNING"), ""),
+    "propagate": (lambda: setattr(logs.requests, "propagate", False), ""),
+    "formatter": (lambda: logs.stdout.setFormatter(OwnFormatter()), "own"),
+    "factory": (lambda: logging.setLogRecordFactory(own_record), '"trace": "t1"'),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_for_all_lines_holds_for_requests(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, written = CHANGES[name]
+    monkeypatch.setattr(logging.root, "handlers", [logs.stdout])
+    monkeypatch.setattr(logs.stdout, "formatter", logs.JSONFormatter())
+    monkeypatch.setattr(logs.stdout, "filters", [])
+    monkeypatch.setattr(logs.stdout, "level", logging.NOTSET)
+    monkeypatch.setattr(logs.requests, "propagate", True)
+    try:
+        change()
+
+        async def turn() -> None:
+            logs.log_request({"method": "GET", "path": "/"}, logging.INFO, "/", 200, 0.25)
+
+        asyncio.run(turn())
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    output = capfd.readouterr().out
+    assert written in output if written else not output
+
+
+FORK = """
+import asyncio, logging, multiprocessing
+from app import logs
+
+logs.configure(form="json")
+log = logging.getLogger("app.test")
+
+async def turn():
+    logs.log_request({"method": "GET", "path": "/"}, logging.INFO, "/", 200, 0.25)
+    child = multiprocessing.get_context("fork").Process(target=log.info, args=("child",))
+    child.start()
+    child.join()
+
+asyncio.run(turn())
+"""
+
+
+def test_a_child_process_does_not_repeat_a_line_that_waits() -> None:
+    output, _ = run("-c", FORK, stdout=subprocess.PIPE).communicate()
+    assert [json.loads(line)["message"] for line in output.splitlines()] == ["child", "GET / 200"]
 
 
 def test_a_client_s_lines_about_its_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
@@ -45,6 +45,7 @@ def test_every_answer_has_an_id_and_safe_headers(client: TestClient) -> None:
             "cache-control": "max-age=60",
             "x-frame-options": "SAMEORIGIN",
             "referrer-policy": "origin",
+            "x-request-id": "mine",
         },
         {"etag": '"1"'},
     ],
@@ -55,6 +56,7 @@ def test_a_header_of_an_endpoint_replaces_the_default(
     app_of(client).get("/own")(lambda: Response(headers=headers))
     answer = client.get("/own")
     assert answer.headers.items() >= headers.items()
+    assert len(answer.headers.get_list("x-request-id")) == 1
     # An answer with an ETag is not told to be forgotten.
     assert answer.headers.get("cache-control") == headers.get("cache-control")
 
@@ -91,6 +93,27 @@ def test_the_route_in_the_log_has_the_prefix_of_its_router(
     assert client.get("/v1/shops/Rome/x").status_code == 200
     (line,) = lines(caplog)
     assert vars(line)["route"] == "/v1/shops/{city}/{name}"
+
+
+def test_the_route_in_the_log_has_the_path_of_its_mount(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    sub, router = FastAPI(), APIRouter(prefix="/items")
+    router.get("/{name}")(lambda name: name)
+    sub.get("/{name}")(lambda name: name)
+    sub.include_router(router)
+    app_of(client).mount("/sub", sub)
+    mounting = APIRouter()
+    mounting.mount("/sub", sub)
+    app_of(client).include_router(mounting, prefix="/v1")
+    for prefix in "/sub", "/v1/sub":
+        for path in "/x", "/items/x", "/x/":
+            assert client.get(prefix + path).status_code == 200
+    assert [vars(line)["route"] for line in lines(caplog)] == [
+        prefix + path
+        for prefix in ("/sub", "/v1/sub")
+        for path in ("/{name}", "/items/{name}", "/{name}")
+    ]
 
 
 def test_health_checks_are_logged_when_they_fail_else_for_debugging(
@@ -244,17 +267,24 @@ def test_a_route_may_take_more_or_less_than_the_limit(settings: Settings) -> Non
             async def count(body: dict[str, Any]) -> int:
                 return len(body)
 
+            @app_of(client).post(f"{path}/raw", max_body_size=limit)
+            async def count_raw(request: Request) -> int:
+                return len(await request.body())
+
         for path, size, status in (
             ("/more", 900, 200),
             ("/more", 1100, 413),
             ("/less", 5, 200),
             ("/less", 20, 413),
         ):
-            content = b"{}".ljust(size)
-            answer = client.post(
-                path, content=content, headers={"content-type": "application/json"}
-            )
-            assert answer.status_code == status, (path, size)
+            for endpoint in path, f"{path}/raw":
+                answer = client.post(
+                    endpoint,
+                    content=b"{}".ljust(size),
+                    headers={"content-type": "application/json"},
+                )
+                assert answer.status_code == status, (endpoint, size)
+                assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])

@@ -35,9 +35,20 @@ def test_a_bad_setting_ends_it_with_the_reason(environment: dict[str, str], reas
     assert messages[-1].startswith(reason)
 
 
+LIST = """
+from pydantic_settings import BaseSettings
+
+class Settings(BaseSettings):
+    shops: list[str]
+
+Settings()
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
+        (LIST, "setting SHOPS: Input should be JSON"),
         ("import nothing", "ModuleNotFoundError: No module named 'nothing'"),
         ("raise ValueError('no')", "ValueError: no"),
         ("raise SystemExit(0)", "cannot start: the service ended itself with status 0"),
@@ -45,7 +56,7 @@ def test_a_bad_setting_ends_it_with_the_reason(environment: dict[str, str], reas
     ],
 )
 def test_an_import_that_fails_ends_it_with_the_reason(code: str, reason: str) -> None:
-    status, messages = ended(IMPORT=code, START_TIMEOUT="2")
+    status, messages = ended(IMPORT=code, START_TIMEOUT="2", SHOPS="Rome,Oslo")
     assert status not in (0, None)
     assert messages[-1].startswith(reason)
 
