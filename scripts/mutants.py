@@ -35,7 +35,8 @@ GROUPS = {
         f"{SERVICE}/server/{name}.py": tests
         for name, tests in {
             "cpus": "tests/server/test_cpus.py",
-            "gunicorn_conf": "tests/server/test_startup.py tests/server/test_shutdown.py",
+            "gunicorn_conf": "tests/server/test_gunicorn_conf.py tests/server/test_startup.py"
+            " tests/server/test_shutdown.py",
             "limits": "tests/server/test_limits.py",
             "probe": "tests/server/test_probe.py",
             "settings": "tests/test_settings.py tests/server/test_startup.py -k setting",

@@ -64,7 +64,7 @@ server/__main__.py server/cpus.py server/gunicorn_conf.py server/limits.py serve
 server/settings.py server/shutdown.py server/startup.py server/worker.py tests/conftest.py
 tests/items/test_routes.py tests/server/conftest.py tests/server/service.py
 tests/server/serving.py tests/server/test_border.py tests/server/test_cpus.py
-tests/server/test_limits.py tests/server/test_probe.py tests/server/test_shutdown.py
+tests/server/test_gunicorn_conf.py tests/server/test_limits.py tests/server/test_probe.py tests/server/test_shutdown.py
 tests/server/test_startup.py tests/server/test_upstream.py tests/test_additions.py
 tests/test_errors.py tests/test_health.py tests/test_logs.py tests/test_main.py
 tests/test_middleware.py tests/test_settings.py
