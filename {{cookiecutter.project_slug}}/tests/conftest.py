@@ -6,10 +6,21 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app import migrations
+from app import logs, migrations
 from app.database import Base, create_engine
 from app.main import create_app
 from app.settings import Settings
+from server.settings import ServerSettings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_this_shell() -> Iterator[None]:
+    """Remove the service's variables, which this shell or .env may set."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in Settings.model_fields | ServerSettings.model_fields:
+            environment.delenv(name.upper(), raising=False)
+        logs.configure()
+        yield
 
 
 @pytest.fixture(scope="session")
