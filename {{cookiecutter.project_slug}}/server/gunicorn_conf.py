@@ -26,8 +26,8 @@ def options(settings: ServerSettings) -> dict[str, Any]:
         "pre_fork": lambda _, __: gc.freeze(),
         "child_exit": forget_worker,
         "on_exit": lambda _: startup.repeat_failure(),
-        # Stopping workers send no heartbeat, so this must exceed the graceful timeout.
-        "timeout": max(settings.worker_timeout, 2 * settings.graceful_timeout),
+        # Stopping workers send no heartbeat, so this must exceed gunicorn's graceful timeout.
+        "timeout": max(settings.worker_timeout, settings.graceful_timeout + 5),
         # Longer than uvicorn waits for requests, so that the lifespan can end.
         "graceful_timeout": settings.graceful_timeout + 2,
         "max_requests": settings.max_requests,

@@ -13,7 +13,7 @@ from server.settings import ServerSettings
     [
         ({"worker_timeout": 30, "graceful_timeout": 6}, {"timeout": 30, "graceful_timeout": 8}),
         # A worker that stops for 40 s sends no heartbeat.
-        ({"worker_timeout": 30, "graceful_timeout": 40}, {"timeout": 80, "graceful_timeout": 42}),
+        ({"worker_timeout": 30, "graceful_timeout": 40}, {"timeout": 45, "graceful_timeout": 42}),
         ({"max_requests": 1000}, {"max_requests": 1000, "max_requests_jitter": 100}),
         ({"workers": 3}, {"workers": 3}),
         ({"workers": 3, "web_concurrency": 2}, {"workers": 2}),
