@@ -105,7 +105,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # Large sorts and updates need no temporary folder.
     connection.execute("PRAGMA temp_store = MEMORY")
-    # Called after so many steps, about a millisecond; true ends the statement.
+    # SQLite calls it each 10,000 steps, about 1 ms; true ends the statement.
     connection.set_progress_handler(lambda: seconds_left() <= 0, 10_000)
 
 
@@ -115,8 +115,10 @@ def _sqlite_code(error: exc.OperationalError) -> int:
 
 def _is_mistake(error: exc.DBAPIError) -> bool:
     """Tell a mistake in SQL from a database that is away, too slow or busy."""
-    if error.connection_invalidated or not isinstance(error, exc.OperationalError):
-        return not error.connection_invalidated
+    if error.connection_invalidated:
+        return False
+    if not isinstance(error, exc.OperationalError):
+        return True
     state = str(getattr(error.orig, "sqlstate", None))
     # PostgreSQL: a limit of a statement, or a wrong state of an object; 55P03 is a lock.
     mistake = state.startswith(("54", "55")) and state != "55P03"
@@ -129,15 +131,15 @@ def _begin(connection: Connection) -> None:
         try:
             connection.exec_driver_sql(BEGIN[connection.dialect.name])
         except exc.OperationalError as error:
-            # SQLite itself would ask ten times a second, and other processes would be quicker.
+            # SQLite itself retries only ten times a second, and faster processes would win.
             if _sqlite_code(error) != sqlite3.SQLITE_BUSY or seconds_left() <= 0:
                 raise
         else:
             return
 
 
-def _finished(result: T) -> T:
-    """Return what a function has returned; its connection may be another call's from now on."""
+def _refuse_open_result(result: T) -> T:
+    """Return `result`; raise TypeError if reading it would need the connection."""
     kinds = sa.Result, sa.ScalarResult, sa.MappingResult
     if isinstance(result, kinds) and getattr(result, "returns_rows", True):
         result.close()  # SQLite would keep its lock until then
@@ -191,7 +193,7 @@ class Database:
         """Return `function(connection, *args, **kwargs)`; there is no transaction."""
 
         def read(connection: Connection) -> T:
-            return _finished(function(connection, *args, **kwargs))
+            return _refuse_open_result(function(connection, *args, **kwargs))
 
         return await self._call(self._engine, self._readers, self._timeout, read)
 
@@ -206,7 +208,7 @@ class Database:
         def write(connection: Connection) -> T:
             with connection.begin():
                 _begin(connection)
-                result = _finished(function(connection, *args, **kwargs))
+                result = _refuse_open_result(function(connection, *args, **kwargs))
                 if seconds_left() <= 0:
                     raise DatabaseUnavailable("too slow")
                 return result
@@ -214,7 +216,7 @@ class Database:
         return await self._call(self._write_engine, self._writers, self._timeout, write)
 
     async def ping(self) -> None:
-        """Return within a second, however many calls are waiting, if the database answers."""
+        """Return within a second if the database answers, even while many calls wait."""
 
         def ping(connection: Connection) -> None:
             connection.scalar(VERSION)

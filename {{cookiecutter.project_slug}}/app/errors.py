@@ -67,7 +67,7 @@ async def answer_service_error(_: Request, error: ServiceError) -> Response:
 
 
 def routes_of(scope: Scope) -> list[RouteContext]:
-    """Return the routes that have the path, for any method; what is mounted there is none."""
+    """Return the routes that match the path, for any method; mounts are not included."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     routes = iter_route_contexts(scope["app"].routes)
     return [r for r in routes if isinstance(r.original_route, Route) and r.path_regex.match(path)]

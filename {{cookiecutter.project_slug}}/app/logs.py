@@ -31,14 +31,14 @@ encode = json.JSONEncoder(default=str, allow_nan=False).encode
 
 
 @lru_cache(1)
-def whole(seconds: float) -> str:
+def format_second(seconds: float) -> str:
     """Return the part of a time that all lines of one second share."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-def utc(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Return a time in milliseconds."""
-    return f"{whole(seconds // 1)}.{int(seconds % 1 * 1000):03}+00:00"
+    return f"{format_second(seconds // 1)}.{int(seconds % 1 * 1000):03}+00:00"
 
 
 class JSONFormatter(logging.Formatter):
@@ -46,7 +46,11 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return time (UTC), level, logger, message; request_id, exception and extras if any."""
-        line = {"time": utc(record.created), "level": record.levelname, "logger": record.name}
+        line = {
+            "time": format_time(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+        }
         line["message"] = f"{record.msg!r} {record.args!r}"
         if current := request_id.get():
             line["request_id"] = current
@@ -69,7 +73,7 @@ class StdoutHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[str] = []
-        # A closed standard output leaves its number to the next file that is opened.
+        # If standard output is closed, the next opened file gets its number.
         self.file = 1 if sys.__stdout__ else os.open(os.devnull, os.O_WRONLY)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -109,7 +113,7 @@ class StdoutHandler(logging.Handler):
 
 stdout = StdoutHandler()
 
-if sys.platform != "win32":  # a process pool's children write no line of their parent again
+if sys.platform != "win32":  # a forked child must not repeat its parent's waiting lines
     os.register_at_fork(after_in_child=stdout.waiting.clear)
 
 
@@ -125,12 +129,12 @@ def log_request(scope: Scope, level: int, route: str | None, status: int, second
     client = scope["client"][0] if scope.get("client") else None
     # Escaped, without the quotes: a path may hold characters that control a terminal.
     message, duration = f"{method} {path[1:-1]} {status}", round(seconds * 1000, 3)
-    alone = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
-    alone = alone and requests.propagate and not (stdout.filters or stdout.level)
-    alone = alone and logging.getLogRecordFactory() is logging.LogRecord
-    if alone and type(stdout.formatter) is JSONFormatter:
+    unchanged = logging.root.handlers == [stdout] and not (requests.handlers or requests.filters)
+    unchanged = unchanged and requests.propagate and not (stdout.filters or stdout.level)
+    unchanged = unchanged and logging.getLogRecordFactory() is logging.LogRecord
+    if unchanged and type(stdout.formatter) is JSONFormatter:
         line = (
-            f'"time": "{utc(time.time())}", "level": "{logging.getLevelName(level)}", '
+            f'"time": "{format_time(time.time())}", "level": "{logging.getLevelName(level)}", '
             f'"logger": "{requests.name}", "message": {encode(message)}, '
             f'"request_id": "{request_id.get()}", "method": {encode(method)}, '
             f'"route": {encode(route)}, "path": {path}, "status": {status}, '
@@ -150,19 +154,19 @@ def hide_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def configure(level: str = "INFO", form: str | None = None) -> None:
+def configure(level: str = "INFO", log_format: str | None = None) -> None:
     """Write the log of this process to standard output, even if logging was configured before.
 
     `level` holds for the service's own loggers; other libraries log INFO and above, since they write
-    values at DEBUG. `form` is json or console, by default console if standard output is a terminal.
+    values at DEBUG. `log_format` is json or console, by default console if standard output is a terminal.
     """
-    console = form == "console" if form else os.isatty(stdout.file)
+    console = log_format == "console" if log_format else os.isatty(stdout.file)
     stdout.setFormatter(CONSOLE if console else JSONFormatter())
     with suppress(OSError, AttributeError):  # a full pipe that does not block loses lines
         os.set_blocking(stdout.file, True)
     # Keep the handlers of an owner or of pytest; a plain one would write each line a second time.
-    again = (logging.StreamHandler, StdoutHandler)
-    others = [handler for handler in logging.root.handlers if type(handler) not in again]
+    replaced = (logging.StreamHandler, StdoutHandler)
+    others = [handler for handler in logging.root.handlers if type(handler) not in replaced]
     logging.root.handlers = [*others, stdout]
     logging.root.setLevel("INFO" if level == "DEBUG" else level)
     logging.getLogger("app").setLevel(level if level == "DEBUG" else logging.NOTSET)

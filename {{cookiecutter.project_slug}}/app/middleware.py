@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 # Headers of every answer that does not set them itself.
-DEFAULTS = {
+DEFAULT_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
 }
 # An answer that has one of these may be cached.
-CACHING = {b"etag", b"expires", b"last-modified"}
+CACHE_HEADERS = {b"etag", b"expires", b"last-modified"}
 PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
@@ -42,7 +42,7 @@ class Service(FastAPI):
     """FastAPI, with the middleware of this module around those of `add_middleware`."""
 
     def on_event(self, event_type: str) -> Callable[[Any], Any]:
-        """Call a function at the start or the end; FastAPI calls it only where no lifespan is."""
+        """Register a function for start or end; FastAPI ignores it if there is a lifespan."""
 
         def add(function: Any) -> Any:
             router = APIRouter()
@@ -55,7 +55,7 @@ class Service(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Put the middleware together; FastAPI calls this when it starts."""
         added: list[Any] = self.user_middleware
-        # Outside of everything that answers: a browser hides a 500 or a 413 without CORS headers.
+        # CORS wraps the rest: a browser hides a 500 or a 413 without CORS headers.
         outer = [entry for entry in added if entry.cls is CORSMiddleware]
         inner = [entry for entry in added if entry.cls is not CORSMiddleware]
         limit = Middleware(BodyLimitMiddleware, max_body_size=self.state.settings.max_body_size)
@@ -107,9 +107,9 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = message["headers"] = [*message.get("headers", ())]
                 names = {name for name, _ in headers}
-                if not names.isdisjoint(CACHING):
+                if not names.isdisjoint(CACHE_HEADERS):
                     names.add(b"cache-control")
-                headers += [header for header in DEFAULTS.items() if header[0] not in names]
+                headers += [header for header in DEFAULT_HEADERS.items() if header[0] not in names]
                 if b"x-request-id" not in names:
                     headers.append((b"x-request-id", current))
             else:
@@ -144,7 +144,7 @@ class RequestMiddleware:
             context = inner.get("fastapi", {}).get("effective_route_context")
             known = context and context.original_route is inner.get("route")
             route = getattr(context if known else inner.get("route"), "path", None)
-            # Nor does the route in a mounted application know where that is.
+            # A route in a mounted application lacks the path of the mount.
             route = route and inner.get("root_path", "").removeprefix(root) + route
             log_request(scope, level, route, status, perf_counter() - begin)
 
@@ -159,7 +159,7 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
         if not sizes and scope.get("http_version", "") < "2":  # HTTP/2 has bodies without either
             await self.app(scope, receive, send)
             return
-        # The server sees to it that no body is longer than it says.
+        # The server limits a body to its Content-Length.
         plain = len(sizes) == 1 and len(sizes[0]) < 20 and sizes[0].isdigit()
         small = plain and int(sizes[0]) <= self.max_body_size
         started = refused = False
@@ -211,7 +211,7 @@ class RouteMiddleware:
                 path = scope["path"]
                 other = {**scope, "path": path.rstrip("/") if path.endswith("/") else path + "/"}
                 redirect = RedirectResponse(str(URL(scope=other)))
-                # Not of folders of files: the relative links of a page depend on the slash.
+                # Static folders redirect: a page's relative links depend on the slash.
                 if message["headers"] == redirect.raw_headers and routes_of(other):
                     change["path"] = other["path"]
             if change or ended:

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     """URL of the database, in SQLAlchemy's form; it may hold the password."""
 
     database_pool_size: int = Field(5, ge=1)
-    """Connections of each worker to the database, at most."""
+    """Connections of each worker to the database, at most; `/readyz` has one more."""
 
     database_timeout: int = Field(4, ge=1)
     """Seconds for one call of the database; then the answer is 503."""

@@ -36,42 +36,44 @@ class Threads:
     """
 
     def __init__(self, number: int, name: str) -> None:
-        self._new: list[_Call] = []
+        self._unsent: list[_Call] = []
         self._calls = SimpleQueue[_Call | None]()
         self._results = deque[tuple[asyncio.Future[Any], Callable[[], None]]]()
-        self._returning = False
+        self._delivering = False
         # Daemons, because one that hangs must not keep the process from ending.
         self._threads = [
-            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(number)
+            threading.Thread(target=self._work, name=name, daemon=True) for _ in range(number)
         ]
         for thread in self._threads:
             thread.start()
 
-    async def call(self, function: Callable[[], T], seconds: float, late: Exception) -> T:
-        """Return `function()`, called in a thread; raise `late` after `seconds`, waiting included.
+    async def call(self, function: Callable[[], T], seconds: float, timeout_error: Exception) -> T:
+        """Return `function()`, called in a thread; raise `timeout_error` after `seconds`, waiting included.
 
-        Context variables are those of the caller. A function that has begun is not ended.
+        Context variables are those of the caller. A started function is not interrupted.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if not self._new:
-            loop.call_soon(self._start)
+        if not self._unsent:
+            loop.call_soon(self._hand_over)
         run = partial(copy_context().run, function)
-        self._new.append(_Call(future, monotonic() + seconds, run))
-        timer = loop.call_later(seconds, _finish, future, partial(future.set_exception, late))
+        self._unsent.append(_Call(future, monotonic() + seconds, run))
+        timer = loop.call_later(
+            seconds, _finish, future, partial(future.set_exception, timeout_error)
+        )
         try:
             return await future
         finally:
             timer.cancel()
 
-    def _start(self) -> None:
-        for call in self._new:
+    def _hand_over(self) -> None:
+        for call in self._unsent:
             self._calls.put(call)
-        self._new.clear()
+        self._unsent.clear()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while call := self._calls.get():
-            if call.future.done():  # nobody waits any more
+            if call.future.done():  # timed out, cancelled
                 continue
             _current.deadline = call.deadline
             try:
@@ -79,13 +81,13 @@ class Threads:
             except BaseException as error:
                 finish = partial(call.future.set_exception, error)
             self._results.append((call.future, finish))
-            if not self._returning:
-                self._returning = True
+            if not self._delivering:
+                self._delivering = True
                 with suppress(RuntimeError):  # the loop was closed meanwhile
-                    call.future.get_loop().call_soon_threadsafe(self._return)
+                    call.future.get_loop().call_soon_threadsafe(self._deliver)
 
-    def _return(self) -> None:
-        self._returning = False
+    def _deliver(self) -> None:
+        self._delivering = False
         while self._results:
             _finish(*self._results.popleft())
 

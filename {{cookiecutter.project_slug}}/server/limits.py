@@ -33,13 +33,13 @@ class Protocol(HttpToolsProtocol):
     upgraded = False
     # Bytes since the last head, part of a body, or end of a request.
     unparsed = 0
-    # Since when the client has to send something, in the event loop's seconds; 0 if it has not.
+    # Event loop time since which the client must send something; 0 if it need not.
     waiting_since = 0.0
     # Status and reason, once a request was refused; the rest is not read.
     refusal: tuple[int, str] | None = None
     # Whether the parser reads a head that this class has written; see `parse`.
     repeating = False
-    # Requests without a complete answer, and perhaps some that have one.
+    # Unanswered requests; a few answered ones may still be in it.
     cycles: tuple[RequestResponseCycle, ...] = ()
 
     @property
@@ -66,6 +66,7 @@ class Protocol(HttpToolsProtocol):
             elif len(self.pipeline) > MAX_PIPELINED or (
                 self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BODY
             ):
+                # Never sent as such: earlier requests still wait for their answers.
                 self.refuse(429, "Too many requests without an answer")
 
     def parse(self, part: bytes) -> bytes:

@@ -49,7 +49,7 @@ class ServerSettings(BaseSettings):
     """Seconds that the service may take to start; then the container ends."""
 
     worker_timeout: Seconds = 30
-    """Seconds after which a worker whose event loop is blocked is replaced."""
+    """Seconds after which a worker whose event loop is blocked is replaced; `GRACEFUL_TIMEOUT` + 5 at least."""
 
     max_requests: NonNegativeInt = 0
     """Requests, and up to a tenth more, after which a worker is replaced; 0 is never."""
@@ -67,7 +67,7 @@ class ServerSettings(BaseSettings):
     """Seconds that a client may take to send a request's head, and each part of its body."""
 
     write_timeout: Seconds = 300
-    """Seconds after which a client that takes nothing of its answer is dropped; minutes, not seconds."""
+    """Seconds until a client that reads nothing of its answer is dropped; use some minutes."""
 
     drain: int = Field(0, ge=0, le=86_400)
     """Seconds of service after SIGTERM, with `/readyz` at 503, until load balancers react."""

@@ -176,7 +176,7 @@ class Gate:
             await send({"type": "lifespan.shutdown.complete"})
 
     async def run_service(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Run the service's lifespan; make an exit and a missing start errors like any other."""
+        """Run the service's lifespan; raise an error if it exits, or ends before its start."""
         try:
             await self.service(scope, receive, send)
         except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:

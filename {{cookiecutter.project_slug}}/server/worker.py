@@ -47,7 +47,7 @@ class Worker(gunicorn.workers.base.Worker):
             timeout_graceful_shutdown=settings.graceful_timeout,
             limit_max_requests=self.max_requests,
             callback_notify=self.tick,
-            # Each second, even if the system's clock is changed.
+            # Always due, even if the system's clock is changed.
             timeout_notify=-sys.maxsize,
         )
         self.server = Server(config)

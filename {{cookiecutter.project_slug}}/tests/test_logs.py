@@ -162,7 +162,7 @@ FORK = """
 import asyncio, logging, multiprocessing
 from app import logs
 
-logs.configure(form="json")
+logs.configure(log_format="json")
 log = logging.getLogger("app.test")
 
 async def turn():

@@ -83,4 +83,4 @@ async def replace_item(item_id: ItemId, item: NewItem, database: DatabaseDep) ->
 async def delete_item(item_id: ItemId, database: DatabaseDep) -> None:
     """Delete the item with this id."""
     if not await database.write(queries.remove, item_id):
-        item_or_404(None)
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "No such item")

@@ -76,7 +76,7 @@ def connect(settings: Settings) -> Iterator[Connection]:
 
     engine = database.create_engine(settings, poolclass=NullPool)
     with engine.connect() as lock, engine.connect() as connection:
-        # Asked for again and again: a statement that waits would hold up CREATE INDEX CONCURRENTLY.
+        # Poll: a statement that waits for the lock would block CREATE INDEX CONCURRENTLY.
         while not lock.scalar(LOCK):
             lock.rollback()
             time.sleep(0.2)

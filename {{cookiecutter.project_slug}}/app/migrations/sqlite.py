@@ -1,7 +1,7 @@
 """Migrations of SQLite, which cannot alter a column.
 
 Alembic copies the table, drops it and gives the copy its name. This module restores the parts that
-Alembic forgets, or refuses the migration.
+Alembic forgets, or refuses the migration. You need not change it: `cruft update` keeps it current.
 """
 
 import logging
@@ -43,7 +43,7 @@ log = logging.getLogger("app.migrations")
 
 COPY = "_alembic_tmp_"
 # Parts of a table that Alembic does not copy.
-FORGOTTEN = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC"}
+NOT_COPIED = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC"}
 DEFERRABLE = r"REFERENCES\b[^,]*(?<!NOT )DEFERRABLE(?:\s+INITIALLY\s+(\w+))?"
 
 
@@ -55,9 +55,9 @@ def create_engine(settings: Settings) -> Engine:
     engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
-    event.listen(engine, "before_execute", _copy, retval=True)
-    event.listen(engine, "before_cursor_execute", _before)
-    event.listen(engine, "after_cursor_execute", _after)
+    event.listen(engine, "before_execute", _copy_without_casts, retval=True)
+    event.listen(engine, "before_cursor_execute", _save_triggers)
+    event.listen(engine, "after_cursor_execute", _restore_triggers)
     return engine
 
 
@@ -123,7 +123,7 @@ def _find(pattern: str, column: str, sql: str) -> re.Match[str] | None:
 
 
 class _Inspector(Inspector):
-    """Tells Alembic, which copies what it is told, what SQLAlchemy's would omit or change."""
+    """Reflects parts of a table that SQLAlchemy's inspector omits or changes."""
 
     def _pragma(self, name: str, argument: str) -> Any:
         bind: Any = self.bind
@@ -192,10 +192,12 @@ def _literal(sql: str) -> str:
     return sql.replace(":", r"\:")
 
 
-def _copy(connection: Connection, statement: Any, values: Any, parameters: Any, _: object) -> Any:
+def _copy_without_casts(
+    connection: Connection, statement: Any, values: Any, parameters: Any, _: object
+) -> Any:
     """Copy each value as it is, and none of generated columns, which SQLite refuses.
 
-    The casts that Alembic asks for make 2026 of '2026-01-31', and 0 of 'many'.
+    Alembic's casts would turn '2026-01-31' into 2026, and 'many' into 0.
     """
     if isinstance(statement, Insert) and statement.table.name.startswith(COPY):
         table: Any = statement.table
@@ -215,7 +217,7 @@ def _copy(connection: Connection, statement: Any, values: Any, parameters: Any, 
     return statement, values, parameters
 
 
-def _before(connection: Connection, _: object, statement: str, *__: object) -> None:
+def _save_triggers(connection: Connection, _: object, statement: str, *__: object) -> None:
     if dropped := re.match(r'\s*DROP TABLE "?([^"]+?)"?\s*$', statement):
         table = dropped[1]
         if _schema(connection, f"{COPY}{table}"[:50]):
@@ -233,7 +235,7 @@ def _before(connection: Connection, _: object, statement: str, *__: object) -> N
         connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
 
 
-def _after(connection: Connection, _: object, statement: str, *__: object) -> None:
+def _restore_triggers(connection: Connection, _: object, statement: str, *__: object) -> None:
     if renamed := re.match(rf'\s*ALTER TABLE "?{COPY}.+ RENAME TO "?([^"]+?)"?\s*$', statement):
         connection.exec_driver_sql("PRAGMA legacy_alter_table = OFF")
         kept, last_id = connection.info.pop("kept")
@@ -246,7 +248,7 @@ def _after(connection: Connection, _: object, statement: str, *__: object) -> No
 
 
 def _last_id(connection: Connection, table: str) -> int | None:
-    """Return the highest id that was ever given, where ids are not given twice."""
+    """Return the highest id that an AUTOINCREMENT table has used, else None."""
     if not inspect(connection).has_table("sqlite_sequence"):
         return None
     sql = "SELECT seq FROM sqlite_sequence WHERE name = ?"
@@ -319,4 +321,4 @@ def _quoted(sql: str) -> Counter[str]:
 
 def _words(sql: str) -> Counter[str]:
     words = re.findall(r"\w+", sql.upper())
-    return Counter(word for word in words if word in FORGOTTEN)
+    return Counter(word for word in words if word in NOT_COPIED)
