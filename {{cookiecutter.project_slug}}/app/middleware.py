@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.datastructures import URL
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -35,7 +35,8 @@ DEFAULT_HEADERS = {
 }
 # An answer that has one of these may be cached.
 CACHE_HEADERS = {b"etag", b"expires", b"last-modified"}
-PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+# Starlette's refusal of a body, to which other middleware may add headers.
+REFUSAL = {*PlainTextResponse("Content Too Large", 413).raw_headers}
 
 
 class Service(FastAPI):
@@ -43,11 +44,11 @@ class Service(FastAPI):
 
     def on_event(self, event_type: str) -> Callable[[Any], Any]:
         """Register a function for start or end; FastAPI ignores it if there is a lifespan."""
+        router = APIRouter()
+        self.include_router(router)  # while it has no handlers: it would copy them, too
 
         def add(function: Any) -> Any:
-            router = APIRouter()
             router.add_event_handler(event_type, function)
-            self.include_router(router)
             return function
 
         return add
@@ -64,15 +65,8 @@ class Service(FastAPI):
         self.user_middleware = added
         for cls, args, kwargs in outer:
             app = cls(app, *args, **kwargs)
-        return Outermost(RequestMiddleware(app))
-
-
-class Outermost(ServerErrorMiddleware):
-    """Pass every request on: OpenTelemetry's instrumentation expects this type outside of all."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        await self.app(scope, receive, send)
+        # OpenTelemetry's instrumentation expects this type outside of all.
+        return ServerErrorMiddleware(RequestMiddleware(app))
 
 
 class RequestMiddleware:
@@ -168,7 +162,7 @@ class BodyLimitMiddleware(RequestBodyLimitMiddleware):
             nonlocal started, refused
             started = True
             # Starlette refuses in plain text, also a body over the limit of a route.
-            if message.get("status") == 413 and PLAIN_TEXT in message["headers"]:
+            if message.get("status") == 413 and {*message.get("headers", ())} >= REFUSAL:
                 refused = True
                 await JSONResponse({"detail": "Content Too Large"}, 413)(scope, receive, send)
             elif not refused:
@@ -203,7 +197,8 @@ class RouteMiddleware:
             nonlocal only_head, ended
             code = message.get("status")
             # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
-            if code == 405 or (code == 404 and "route" not in scope):
+            at_root = "route" not in scope and scope.get("root_path", "") == root_path
+            if code == 405 or (code == 404 and at_root):
                 if scope.get("method") == "HEAD":
                     change["method"] = "GET"
                     only_head = True

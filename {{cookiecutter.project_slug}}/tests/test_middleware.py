@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
-from app.middleware import RequestMiddleware
+from app.middleware import RequestMiddleware, Service
 from app.settings import Settings
 
 
@@ -259,6 +260,23 @@ def test_an_unread_body_is_refused_in_the_same_format(
     assert len(answer.headers["x-request-id"]) == 32
 
 
+def test_a_413_of_an_endpoint_or_a_mount_is_left_alone(settings: Settings) -> None:
+    app = create_app(settings)
+
+    @app.post("/rows")
+    async def refuse_rows() -> Response:
+        return PlainTextResponse("at most 2 rows", 413)
+
+    async def refuse_all(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    app.mount("/bare", refuse_all)
+    with TestClient(app) as client:
+        assert client.post("/rows", content=BODY).text == "at most 2 rows"
+        assert client.post("/bare/x", content=BODY).text == "no"
+
+
 def test_a_route_may_take_more_or_less_than_the_limit(settings: Settings) -> None:
     with limited(settings, 30) as client:
         for path, limit in (("/more", 1000), ("/less", 10)):
@@ -285,6 +303,29 @@ def test_a_route_may_take_more_or_less_than_the_limit(settings: Settings) -> Non
                 )
                 assert answer.status_code == status, (endpoint, size)
                 assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_mounted_application_gets_head_once(settings: Settings) -> None:
+    app, methods = create_app(settings), []
+
+    async def answer_404(scope: Scope, receive: Receive, send: Send) -> None:
+        methods.append(scope["method"])
+        await PlainTextResponse("none", 404)(scope, receive, send)
+
+    app.mount("/mounted", answer_404)
+    with TestClient(app) as client:
+        assert client.head("/mounted/x").status_code == 404
+    assert methods == ["HEAD"]
+
+
+def test_event_handlers_run_once_without_a_lifespan(settings: Settings) -> None:
+    app, events = Service(), []
+    app.state.settings = settings
+    app.on_event("startup")(lambda: events.append("start"))
+    app.on_event("shutdown")(lambda: events.append("stop"))
+    with TestClient(app):
+        pass
+    assert events == ["start", "stop"]
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])
