@@ -359,6 +359,77 @@ def test_a_value_is_kept_when_its_type_changes(
     assert kept == after
 
 
+@pytest.mark.usefixtures("sqlite")
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("2026", "Date"),
+        ("now", "Date"),
+        ("31.01.2026", "Date"),
+        ("many", "Float"),
+        ("many", "Integer"),
+        ("1.5", "Integer"),
+    ],
+)
+def test_a_value_that_a_type_cannot_hold_refuses_the_migration(
+    value: str, kind: str, owner: Owner, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE parents SET old = :value"), {"value": value})
+    batch = 'with op.batch_alter_table("parents") as batch:'
+    owner.write(f'{batch}\n    batch.alter_column("old", type_=sa.{kind}())')
+    with pytest.raises(ValueError, match="column old has values that are no"):
+        owner.upgrade()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT old FROM parents").scalar() == value
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_a_float_does_not_lose_digits_as_text(owner: Owner) -> None:
+    owner.write(
+        'op.execute("CREATE TABLE made (a FLOAT)")\n'
+        'op.execute("INSERT INTO made VALUES (0.30000000000000004)")',
+        'op.execute("DROP TABLE made")',
+    )
+    owner.upgrade()
+    owner.write(
+        'with op.batch_alter_table("made") as b:\n    b.alter_column("a", type_=sa.String())'
+    )
+    with pytest.raises(ValueError, match="column a has values that are no VARCHAR"):
+        owner.upgrade()
+
+
+@pytest.mark.usefixtures("sqlite")
+@pytest.mark.parametrize(
+    "added",
+    [
+        "CREATE TRIGGER added AFTER INSERT ON MADE BEGIN SELECT 1; END",
+        "CREATE TRIGGER added UPDATE OF total ON made BEGIN SELECT 1; END",
+        'CREATE TRIGGER added UPDATE OF "unit price" ON made BEGIN SELECT 1; END',
+        "CREATE TRIGGER made AFTER INSERT ON made BEGIN SELECT 1; END",
+        "CREATE TRIGGER added AFTER INSERT ON parents BEGIN SELECT registered(1); END",
+    ],
+    ids=["case", "generated", "blank", "name of a table", "function"],
+)
+def test_a_migration_that_loses_nothing_is_not_refused(
+    added: str, owner: Owner, engine: Engine
+) -> None:
+    owner.write(
+        f"""
+        execute = op.get_bind().exec_driver_sql
+        execute('CREATE TABLE made (a TEXT CONSTRAINT ck_made CHECK (a IN ("x", "y")), "Old" TEXT,'
+            ' "unit price" INT, total INT AS (1))')
+        execute({added!r})
+        """,
+        'op.execute("DROP TABLE made")\nop.execute("DROP TRIGGER IF EXISTS added")',
+    )
+    owner.upgrade()
+    before = schema(engine)
+    owner.write(DROP_OLD)
+    owner.upgrade()
+    assert schema(engine).keys() == before.keys()
+
+
 def test_a_migration_reads_a_temporary_table(owner: Owner) -> None:
     owner.write(
         """

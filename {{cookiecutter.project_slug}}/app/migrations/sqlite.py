@@ -12,27 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Cast,
-    Connection,
-    Date,
-    Engine,
-    Insert,
-    Inspector,
-    Integer,
-    LargeBinary,
-    Numeric,
-    String,
-    Table,
-    event,
-    func,
-    insert,
-    inspect,
-    make_url,
-    select,
-    text,
-)
+import sqlalchemy as sa
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import find_matching_paren
 
@@ -42,14 +23,16 @@ from app.settings import Settings
 log = logging.getLogger("app.migrations")
 
 COPY = "_alembic_tmp_"
+# Types whose values must survive a change of a column's type.
+CHECKED = sa.String, sa.Integer, sa.Numeric, sa.Float, sa.Boolean, sa.Date
 # Parts of a table that Alembic does not copy.
 NOT_COPIED = {"AUTOINCREMENT", "COLLATE", "CONFLICT", "DESC"}
 DEFERRABLE = r"REFERENCES\b[^,]*(?<!NOT )DEFERRABLE(?:\s+INITIALLY\s+(\w+))?"
 
 
-def create_engine(settings: Settings) -> Engine:
+def create_engine(settings: Settings) -> sa.Engine:
     """Create an engine to migrate with; raise OSError if its file cannot be written."""
-    _create_file(Path(str(make_url(settings.database_url).database)))
+    _create_file(Path(str(sa.make_url(settings.database_url).database)))
     # A short time-out, so that a signal can end the wait.
     engine = database.create_engine(settings, poolclass=NullPool, connect_args={"timeout": 0.1})
     engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
@@ -106,13 +89,20 @@ def _begin(connection: Connection) -> None:
 
 def _schema(connection: Any, table: str) -> dict[tuple[str, str], str]:
     """Return the SQL of a table, its indexes and triggers, by their type and name."""
-    sql = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
-    rows = connection.exec_driver_sql(sql, (table,))
+    sql = "SELECT type, name, sql FROM sqlite_master WHERE lower(tbl_name) = ? AND sql IS NOT NULL"
+    rows = connection.exec_driver_sql(sql, (table.lower(),))
     return {(kind, name): str(sql) for kind, name, sql in rows}
 
 
 def _table_sql(connection: Any, table: str) -> str:
-    return _schema(connection, table).get(("table", table), "")
+    return next(
+        (sql for (kind, _), sql in _schema(connection, table).items() if kind == "table"), ""
+    )
+
+
+def _columns(connection: Connection, table: str) -> set[str]:
+    sql = "SELECT lower(name) FROM pragma_table_xinfo(?)"
+    return {*connection.exec_driver_sql(sql, (table,)).scalars()}
 
 
 def _find(pattern: str, column: str, sql: str) -> re.Match[str] | None:
@@ -122,7 +112,7 @@ def _find(pattern: str, column: str, sql: str) -> re.Match[str] | None:
     return re.search(rf"{name}{any_of_it}\b{pattern}", sql, re.IGNORECASE)
 
 
-class _Inspector(Inspector):
+class _Inspector(sa.Inspector):
     """Reflects parts of a table that SQLAlchemy's inspector omits or changes."""
 
     def _pragma(self, name: str, argument: str) -> Any:
@@ -199,21 +189,24 @@ def _copy_without_casts(
 
     Alembic's casts would turn '2026-01-31' into 2026, and 'many' into 0.
     """
-    if isinstance(statement, Insert) and statement.table.name.startswith(COPY):
+    if isinstance(statement, sa.Insert) and statement.table.name.startswith(COPY):
         table: Any = statement.table
         query: Any = statement.select
         copied = {k: c for k, c in query.selected_columns.items() if not table.c[k].computed}
         for name, value in copied.items():
-            if isinstance(value, Cast) and not isinstance(value.type, String | LargeBinary):
-                copied[name] = value.clause
-                if isinstance(value.type, Date):
-                    copied[name] = func.coalesce(func.date(value.clause), value.clause)
-                lossy = select(func.count()).where(value != value.clause)
-                number = isinstance(value.type, Integer | Numeric | Boolean)
-                if number and connection.scalar(lossy):
-                    raise ValueError(f"column {name} has values that are no {value.type}")
+            if not isinstance(value, sa.Cast) or isinstance(value.type, sa.LargeBinary):
+                continue
+            old, kind = value.clause, value.type
+            copied[name] = value if isinstance(kind, sa.String) else old
+            lossy: Any = (value != old) & (sa.func.typeof(old) != "blob")
+            if isinstance(kind, sa.Date):
+                copied[name] = day = sa.func.substr(old, 1, 10)
+                lossy = sa.func.coalesce(sa.func.date(day), "") != day
+            count = sa.select(sa.func.count()).where(lossy)
+            if isinstance(kind, CHECKED) and connection.scalar(count):
+                raise ValueError(f"column {name} has values that are no {kind}")
         query = query.with_only_columns(*copied.values())
-        statement = insert(table).inline().from_select(list(copied), query)
+        statement = sa.insert(table).inline().from_select(list(copied), query)
     return statement, values, parameters
 
 
@@ -221,8 +214,10 @@ def _save_triggers(connection: Connection, _: object, statement: str, *__: objec
     if dropped := re.match(r'\s*DROP TABLE "?([^"]+?)"?\s*$', statement):
         table = dropped[1]
         if _schema(connection, f"{COPY}{table}"[:50]):
+            if ("table", table) not in _schema(connection, table):
+                raise ValueError(f"the database writes the name of table {table} in another case")
             rebuilt = connection.info.setdefault("rebuilt", {})
-            rebuilt.setdefault(table, _schema(connection, table))
+            rebuilt.setdefault(table, (_schema(connection, table), _columns(connection, table)))
             reflected = {index["name"] for index in inspect(connection).get_indexes(table)}
             kept = [
                 sql
@@ -251,12 +246,12 @@ def _last_id(connection: Connection, table: str) -> int | None:
     """Return the highest id that an AUTOINCREMENT table has used, else None."""
     if not inspect(connection).has_table("sqlite_sequence"):
         return None
-    sql = "SELECT seq FROM sqlite_sequence WHERE name = ?"
-    return connection.exec_driver_sql(sql, (table,)).scalar()
+    sql = "SELECT seq FROM sqlite_sequence WHERE lower(name) = ?"
+    return connection.exec_driver_sql(sql, (table.lower(),)).scalar()
 
 
-@event.listens_for(Table, "column_reflect")
-def _keep_autoincrement(inspector: Any, table: Table, _: object) -> None:
+@event.listens_for(sa.Table, "column_reflect")
+def _keep_autoincrement(inspector: Any, table: sa.Table, _: object) -> None:
     connection = inspector.bind
     sql = _table_sql(connection, table.name) if connection.dialect.name == "sqlite" else ""
     if "AUTOINCREMENT" in sql.upper():
@@ -268,49 +263,50 @@ def verify(connection: Connection) -> None:
     for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         raise ValueError(f"rows of {table} would refer to rows of {parent} that do not exist")
     rebuilt = connection.info.pop("rebuilt", {})
-    for table, before in rebuilt.items():
+    for table, (before, _) in rebuilt.items():
         after = _schema(connection, table)
         for key, sql in before.items():
             lost = _words(sql) - _words(after.get(key, sql))
             if lost:
                 raise ValueError(f"a copy of {key[0]} {key[1]} would lose {', '.join(lost)}")
-    _check_names(connection, [before["table", table] for table, before in rebuilt.items()])
+    lost_columns = [old - _columns(connection, table) for table, (_, old) in rebuilt.items()]
+    _check_names(connection, set().union(*lost_columns), rebuilt)
 
 
-def _check_names(connection: Connection, rebuilt: list[str]) -> None:
+def _check_names(connection: Connection, lost: set[str], rebuilt: dict[str, Any]) -> None:
     """Raise an error if a view, trigger, index or CHECK refers to a column that is gone.
 
     SQLite checks most names when a column is renamed, and puts single quotes where it takes a name
     in double quotes for a text, because there is no such column.
     """
-    every = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    every = "SELECT type || name, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     before = connection.exec_driver_sql(every).all()
     with connection.begin_nested() as savepoint:
         connection.exec_driver_sql("CREATE TABLE _check_names (x)")
         connection.exec_driver_sql("ALTER TABLE _check_names RENAME COLUMN x TO y")
-        after: dict[str, str] = dict(connection.exec_driver_sql(every).all())
+        after = {key: sql for key, _, sql in connection.exec_driver_sql(every)}
         savepoint.rollback()
     gone = {
         (column, name)
-        for name, sql in before
-        for column in _quoted(sql) - _quoted(after[name])
-        if any(re.search(rf"\b{column}\b", old) for old in rebuilt)
+        for key, name, sql in before
+        for column in _quoted(sql) - _quoted(after[key])
+        if column.lower() in lost
     }
     triggers = "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'trigger'"
-    for table, name, sql in connection.exec_driver_sql(triggers).all() if rebuilt else []:
-        if ("table", table) not in _schema(connection, table):
-            continue  # a trigger of a view
+    for table, name, sql in connection.exec_driver_sql(triggers).all():
+        named = any(re.search(rf"\b{re.escape(one)}\b", sql, re.IGNORECASE) for one in rebuilt)
+        if not named or not _table_sql(connection, table):
+            continue  # a trigger of other tables, or of a view
         info = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (table,))
         columns = {column.lower() for column in info.scalars()}
         if of := re.search(r"\bUPDATE\s+OF\s+(.+?)\s+ON\b", sql, re.IGNORECASE | re.DOTALL):
             names = re.findall(r'[^\s,"`\[\]]+', of[1])
-            gone |= {(column, name) for column in names if column.lower() not in columns}
+            gone |= {(column, name) for column in names if column.lower() in lost - columns}
         # SQLite checks the columns that a trigger sets when a statement is prepared.
         values = ", ".join(f'"{column}" = NULL' for column in columns)
-        target = f'"{table}"'
-        for what in f"INSERT INTO {target} DEFAULT VALUES", f"DELETE FROM {target}":  # noqa: S608 - names of this database
-            connection.exec_driver_sql(f"EXPLAIN {what}")
-        connection.exec_driver_sql(f"EXPLAIN UPDATE {target} SET {values}")  # noqa: S608 - names of this database
+        update = 'UPDATE "{}" SET ' + values  # noqa: S608 - names of this database
+        for what in 'INSERT INTO "{}" DEFAULT VALUES', 'DELETE FROM "{}"', update:
+            connection.exec_driver_sql("EXPLAIN " + what.format(table))
     for column, name in gone:
         raise ValueError(f"{name} would refer to the column {column}, which is gone")
 
