@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -46,6 +46,10 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
             raise ValueError("a datetime needs a time zone, as datetime.now(UTC) has")
         return value and value.astimezone(UTC)
 
+    def coerce_compared_value(self, op: Any, value: object) -> Any:
+        """Take a timedelta for an interval, as `DateTime` does."""
+        return sa.Interval() if isinstance(value, timedelta) else self
+
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Return a datetime in UTC."""
         return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
@@ -54,7 +58,7 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 @event.listens_for(sa.Column, "before_parent_attach")
 def _make_aware(column: sa.Column[Any], _: object) -> None:
     """Return aware datetimes from `DateTime(timezone=True)`, too."""
-    if type(column.type) is sa.DateTime and column.type.timezone:
+    if type(kind := column.type) is sa.DateTime and kind.timezone and not kind._variant_mapping:
         column.type = UtcDateTime()
 
 
@@ -217,11 +221,7 @@ class Database:
 
     async def ping(self) -> None:
         """Return within a second if the database answers, even while many calls wait."""
-
-        def ping(connection: Connection) -> None:
-            connection.scalar(VERSION)
-
-        await self._call(self._engine, self._pinger, PING_TIMEOUT, ping)
+        await self._call(self._engine, self._pinger, PING_TIMEOUT, lambda c: c.scalar(VERSION))
 
     async def _call(
         self, engine: Engine, threads: Threads, seconds: float, function: Callable[[Connection], T]

@@ -36,7 +36,8 @@ def main() -> None:
             log.critical("setting %s: %s", str(problem["loc"][0]).upper(), problem["msg"])
         sys.exit(1)
     except SettingsError as error:  # a list or a dictionary; the message quotes the field
-        log.critical("setting %s: Input should be JSON", str(error).split('"')[1].upper())
+        name = str(error).partition('"')[2].partition('"')[0]
+        log.critical("setting %s: Input should be JSON", name.upper())
         sys.exit(1)
     except SystemExit as error:
         log.critical("cannot start: the service ended itself with status %s", error.code)

@@ -20,6 +20,7 @@ from alembic.util import CommandError
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, exc, text
+from sqlalchemy.dialects import postgresql
 
 from app import migrations
 from app.database import Database, DatabaseDep, DatabaseUnavailable, UtcDateTime, create_engine
@@ -171,6 +172,16 @@ def test_a_datetime_is_aware_and_utc(
     engine.dispose()
 
     assert (read, read.utcoffset()) == (noon, timedelta())
+
+
+def test_a_datetime_takes_intervals_and_variants() -> None:
+    kind = postgresql.TIMESTAMP(timezone=True, precision=3)
+    either = sa.DateTime(timezone=True).with_variant(kind, "postgresql")
+    column = sa.Column("at", sa.DateTime(timezone=True))
+    table = sa.Table("times", sa.MetaData(), column, sa.Column("exact", either))
+    assert isinstance((column + timedelta(hours=1)).right.type, sa.Interval)
+    created = str(sa.schema.CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    assert "TIMESTAMP(3) WITH TIME ZONE" in created
 
 
 # Units of work ------------------------------------------------------------------------------------
