@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # Serve the tests' own service.
 COMMAND = (
@@ -21,6 +23,18 @@ COMMAND = (
     "server.__main__.main()"
 )
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def has_ipv6() -> bool:
+    """Tell whether this machine has IPv6; many containers have none."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 def free_port() -> int:

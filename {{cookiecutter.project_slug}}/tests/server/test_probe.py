@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from server import probe
+from tests.server.serving import needs_ipv6
 
 
 def ask(answer: bytes, linger: bool = False) -> int:
@@ -60,7 +61,11 @@ def test_no_server_is_unhealthy() -> None:
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [("::", "::1"), ("::1", "::1"), ("0.0.0.0", "127.0.0.1")],
+    [
+        pytest.param("::", "::1", marks=needs_ipv6),
+        pytest.param("::1", "::1", marks=needs_ipv6),
+        ("0.0.0.0", "127.0.0.1"),
+    ],
 )
 def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -77,6 +82,7 @@ def test_it_asks_the_address_that_the_server_listens_on(host: str, address: str)
         thread.join()
 
 
+@needs_ipv6
 def test_the_command_asks_the_host_and_port_of_the_environment() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
 

@@ -15,7 +15,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.server.serving import COMMAND, GET, ROOT, Process, answer, free_port, serving, wait_until
+from tests.server.serving import (
+    COMMAND,
+    GET,
+    ROOT,
+    Process,
+    answer,
+    free_port,
+    needs_ipv6,
+    serving,
+    wait_until,
+)
 
 
 class Clients:
@@ -206,6 +216,7 @@ def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
             os.close(saved)
 
 
+@needs_ipv6
 def test_it_listens_on_ipv6_too() -> None:
     with serving(HOST="::") as server:
         for address in "::1", "127.0.0.1":
