@@ -196,7 +196,7 @@ class RouteMiddleware:
         async def respond(message: Message) -> None:
             nonlocal only_head, ended
             code = message.get("status")
-            # 404 comes from what is mounted at "/", which FastAPI prefers to a route without HEAD.
+            # An application mounted at "/" answers 404: FastAPI prefers it to a route without HEAD.
             at_root = "route" not in scope and scope.get("root_path", "") == root_path
             if code == 405 or (code == 404 and at_root):
                 if scope.get("method") == "HEAD":

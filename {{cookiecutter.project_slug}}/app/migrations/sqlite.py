@@ -35,6 +35,7 @@ def create_engine(settings: Settings) -> sa.Engine:
     _create_file(Path(str(sa.make_url(settings.database_url).database)))
     # A short time-out, so that a signal can end the wait.
     engine = database.create_engine(settings, poolclass=NullPool, connect_args={"timeout": 0.1})
+    # SQLAlchemy's hook for dialects, which its types do not declare.
     engine.dialect.inspector = _Inspector  # type: ignore[attr-defined]
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
@@ -52,7 +53,7 @@ def _create_file(file: Path) -> None:
         if os.fstat(descriptor).st_mode & 0o777 != 0o660 and hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o660)
     except PermissionError:
-        pass  # it belongs to another user, who has set its mode
+        pass  # another user owns the file, and has set its mode
     finally:
         os.close(descriptor)
 
