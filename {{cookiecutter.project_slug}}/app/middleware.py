@@ -42,13 +42,19 @@ REFUSAL = {*PlainTextResponse("Content Too Large", 413).raw_headers}
 class Service(FastAPI):
     """FastAPI, with the middleware of this module around those of `add_middleware`."""
 
+    def __init__(self, *, on_startup: Any = (), on_shutdown: Any = (), **options: Any) -> None:
+        super().__init__(**options)
+        # FastAPI ignores event handlers beside a lifespan, except those of included routers.
+        self.events = APIRouter()
+        self.include_router(self.events)  # while it has none: FastAPI would copy them, too
+        self.events.on_startup.extend(on_startup)
+        self.events.on_shutdown.extend(on_shutdown)
+
     def on_event(self, event_type: str) -> Callable[[Any], Any]:
-        """Register a function for start or end; FastAPI ignores it if there is a lifespan."""
-        router = APIRouter()
-        self.include_router(router)  # while it has no handlers: it would copy them, too
+        """Register a function for `startup` or `shutdown`."""
 
         def add(function: Any) -> Any:
-            router.add_event_handler(event_type, function)
+            self.events.add_event_handler(event_type, function)
             return function
 
         return add

@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app.main import create_app
+from app.main import create_app, lifespan
 from app.middleware import RequestMiddleware, Service
 from app.settings import Settings
 
@@ -318,14 +318,19 @@ def test_a_mounted_application_gets_head_once(settings: Settings) -> None:
     assert methods == ["HEAD"]
 
 
-def test_event_handlers_run_once_without_a_lifespan(settings: Settings) -> None:
-    app, events = Service(), []
+@pytest.mark.parametrize("options", [{}, {"lifespan": lifespan}], ids=["alone", "lifespan"])
+def test_event_handlers_run_once(options: dict[str, Any], settings: Settings) -> None:
+    events: list[str] = []
+    app = Service(
+        on_startup=[lambda: events.append("start")],
+        on_shutdown=[lambda: events.append("stop")],
+        **options,
+    )
     app.state.settings = settings
-    app.on_event("startup")(lambda: events.append("start"))
-    app.on_event("shutdown")(lambda: events.append("stop"))
+    app.on_event("startup")(lambda: events.append("later"))
     with TestClient(app):
         pass
-    assert events == ["start", "stop"]
+    assert events == ["start", "later", "stop"]
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])
