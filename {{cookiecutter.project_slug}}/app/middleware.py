@@ -140,13 +140,17 @@ class RequestMiddleware:
             root = scope.get("root_path", "")
             check = scope["path"].removeprefix(root) in health.PATHS
             level = logging.DEBUG if check and status < 300 else logging.INFO
-            # The route in an included router does not know the prefix; its context does.
-            context = inner.get("fastapi", {}).get("effective_route_context")
-            known = context and context.original_route is inner.get("route")
-            route = getattr(context if known else inner.get("route"), "path", None)
-            # A route in a mounted application lacks the path of the mount.
-            route = route and inner.get("root_path", "").removeprefix(root) + route
-            log_request(scope, level, route, status, perf_counter() - begin)
+            log_request(scope, level, route_of(inner, root), status, perf_counter() - begin)
+
+
+def route_of(scope: Scope, root: str) -> str | None:
+    """Return the path of the route that answered, with its prefixes; none if no route did."""
+    # The route in an included router does not know the prefix; its context does.
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    known = context and context.original_route is scope.get("route")
+    path = getattr(context if known else scope.get("route"), "path", None)
+    # A route in a mounted application lacks the path of the mount.
+    return path and scope.get("root_path", "").removeprefix(root) + path
 
 
 class BodyLimitMiddleware(RequestBodyLimitMiddleware):
