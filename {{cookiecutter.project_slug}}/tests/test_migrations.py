@@ -1,6 +1,5 @@
 """Migrations as an owner writes them: no row is lost, and nothing else that a table promises."""
 
-import contextlib
 import subprocess
 import sys
 import textwrap
@@ -396,9 +395,11 @@ def test_a_float_does_not_lose_digits_as_text(owner: Owner, engine: Engine) -> N
     owner.write(
         'with op.batch_alter_table("made") as b:\n    b.alter_column("a", type_=sa.String())'
     )
-    # Older versions of SQLite write 15 digits as text, and the migration is refused.
-    with contextlib.suppress(ValueError):
+    try:
         owner.upgrade()
+    except ValueError as error:  # older versions of SQLite write 15 digits as text
+        if "column a has values" not in str(error):
+            raise
     with engine.connect() as connection:
         value: Any = connection.exec_driver_sql("SELECT a FROM made").scalar()
     assert float(value) == 0.1 + 0.2
