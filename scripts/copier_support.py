@@ -48,16 +48,16 @@ def problem(answer: object, question: str) -> str:
 def question(name: str) -> dict[str, Any]:
     """Return a question of cookiecutter.json as copier has it."""
     default, prompt = CONFIG[name], CONFIG["__prompts__"][name]
+    # Only the prompt of a menu may have a name for each option.
+    names = prompt if isinstance(prompt, dict) else {"__prompt__": prompt}
     result: dict[str, Any] = {"type": "bool" if isinstance(default, bool) else "str"}
+    result["help"] = names["__prompt__"]
     if isinstance(default, list):
-        result["help"] = prompt["__prompt__"]
-        result["choices"] = {prompt.get(choice, choice): choice for choice in default}
+        result["choices"] = {names.get(choice, choice): choice for choice in default}
         default = default[0]
-    else:
-        result["help"] = prompt
-        if isinstance(default, str):
-            default = default.replace("cookiecutter.", "")
-            result["validator"] = f"{{{{ {name} | problem('{name}') }}}}"
+    elif isinstance(default, str):
+        default = default.replace("cookiecutter.", "")
+        result["validator"] = f"{{{{ {name} | problem('{name}') }}}}"
     return result | {"default": default}
 
 

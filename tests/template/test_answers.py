@@ -79,12 +79,8 @@ RIGHT: dict[str, Strategy] = {
     "project_name": free_text(60).filter(lambda text: "</title" not in text.lower()),
     "project_slug": st.from_regex("[a-z](-?[a-z0-9]){3,24}", fullmatch=True).filter(is_slug),
     "description": free_text(200),
-    "python_version": st.sampled_from(CONFIG["python_version"]),
     "port": st.integers(1024, 65535) | st.integers(1024, 65535).map(str),
     "workers": st.integers(1, 64) | st.integers(1, 64).map(str) | st.just("auto"),
-    "database": st.sampled_from(CONFIG["database"]),
-    "ci": st.sampled_from(CONFIG["ci"]),
-    "kubernetes": st.sampled_from(["no", "yes"]),
     "create_venv": st.booleans(),
 }
 WRONG: dict[str, Strategy] = {
@@ -92,14 +88,16 @@ WRONG: dict[str, Strategy] = {
     "project_slug": st.sampled_from([*NO_SLUGS, *RESERVED, *ODD])
     | st.text("aA0-_. ").filter(lambda t: not is_slug(t)),
     "description": wrong_text(200),
-    "python_version": st.sampled_from(["2.7", "3.10", "3.16", "3", "latest", "", "3.14 ", *ODD]),
     "port": st.integers(max_value=1023) | st.sampled_from([65536, "auto", "80", *NO_NUMBERS]),
     "workers": st.integers(min_value=65) | st.sampled_from([0, -1, "65", *NO_NUMBERS]),
-    "database": st.sampled_from(["", "mysql", "SQLite", "postgres", "sqlite ", *ODD]),
-    "ci": st.sampled_from(["", "GitHub", "jenkins", "none ", *ODD]),
-    "kubernetes": st.sampled_from(["", "maybe", True, "Yes", *ODD]),
     "create_venv": st.sampled_from(["", "maybe", 2, 0, *ODD]),
 }
+for menu in QUESTIONS:
+    if isinstance(CONFIG[menu], list):
+        RIGHT[menu] = st.sampled_from(CONFIG[menu])
+        others = {other for o in CONFIG[menu] for other in (o + " ", " " + o, o.title())}
+        others |= {"", "3.10", "3", "maybe"}
+        WRONG[menu] = st.sampled_from([*sorted(others - {*CONFIG[menu]}), True, *ODD])
 
 
 # --- the encoders
@@ -183,7 +181,8 @@ def test_short_names_are_made_from_names(name: str, expected: str) -> None:
 
 
 def test_every_question_has_a_rule_and_the_check_comes_last() -> None:
-    assert [*RULES] == [*RIGHT] == [*WRONG] == QUESTIONS
+    assert [*RULES] == QUESTIONS
+    assert {*RIGHT} == {*WRONG} == {*QUESTIONS}
     assert [*CONFIG][-1] == "__checked"
     for question, rule in RULES.items():
         assert rule.accepts(
@@ -296,16 +295,18 @@ def workspace(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -
     return Workspace(tmp_path, tmp_path / "template")
 
 
-REFUSED = """\
+REFUSED = (
+    """\
 project_name: 'Bob\\u202e\\x1b[31m' is refused; it must be 1 to 60 visible characters, no blank at \
 either end, no {{, {% or {#, no </title, such as My Service
 project_slug: '../evil' is refused; it must be 2 to 50 of a-z, 0-9 and single hyphens, a letter \
 first, no reserved name (app, con, ...), such as my-service
 port: '99999999' is refused; it must be a number from 1024 to 65535, such as 8000
 'pyhton_version' is not a question; did you mean python_version?
-'colour' is not a question; the questions are project_name, project_slug, description, \
-python_version, port, workers, database, ci, kubernetes, create_venv
-"""
+'colour' is not a question; the questions are """
+    + ", ".join(QUESTIONS)
+    + "\n"
+)
 
 
 @pytest.mark.parametrize("options", ["--no-input", "--accept-hooks no", ""])
@@ -342,7 +343,9 @@ def test_cruft_refuses_in_the_same_words_without_a_traceback(workspace: Workspac
 
 def test_typed_answers_are_refused_after_the_last_question(workspace: Workspace) -> None:
     before = tree(workspace.root)
-    typed = "Bob's shop\n\nSays {% hi %}\n2\n80\nauto\n3\n3\n\nn\n"
+    answers = {"project_name": "Bob's shop", "description": "Says {% hi %}", "python_version": "2"}
+    answers |= {"port": "80", "workers": "auto", "database": "3", "ci": "3", "create_venv": "n"}
+    typed = "".join(answers.get(question, "") + "\n" for question in QUESTIONS)
     status, printed = workspace.run("cookiecutter", str(workspace.template), typed=typed)
     _, _, refusal = printed.partition("[y/n] (y):")
     assert [line.partition(":")[0] for line in refusal.strip().splitlines()] == [

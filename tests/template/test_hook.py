@@ -19,17 +19,11 @@ from hypothesis import strategies as st
 
 from hooks import post_gen_project as hook
 from local_extensions import for_hook
-from tests.support.repository import CONFIG, ROOT
+from tests.support.repository import CONFIG, DEFAULTS, ROOT
 from tests.support.services import Bake
 
 SOURCE = (ROOT / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
-ANSWERS: dict[str, object] = {
-    "port": "9000",
-    "create_venv": False,
-    "database": "none",
-    "ci": "none",
-    "kubernetes": "no",
-}
+ANSWERS = DEFAULTS | {"port": "9000", "create_venv": False, "database": "none", "ci": "none"}
 
 
 def project(tmp_path: Path, *files: str) -> Path:
@@ -94,7 +88,7 @@ def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
 ) -> None:
     kubernetes = "no" if database == "sqlite" else "yes"
     service = bake(database=database, ci=ci, kubernetes=kubernetes)
-    given = {"database": database, "ci": ci, "kubernetes": kubernetes}
+    given = DEFAULTS | {"database": database, "ci": ci, "kubernetes": kubernetes}
     for feature, paths in CONFIG["_features"].items():
         question, _, answers = feature.partition("=")
         selected = given[question] in answers.split("|")

@@ -33,7 +33,17 @@ def extended(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     diffs = re.findall(r"^```diff\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     run("git", "apply", "-", cwd=copy, input="".join(diffs))
+    run(sys.executable, "-B", "scripts/copier_support.py", cwd=copy)  # as `make fix` does
     return copy
+
+
+@pytest.mark.slow
+def test_the_template_s_own_tests_of_answers_pass_with_the_new_question(extended: Path) -> None:
+    files = [f"tests/template/test_{name}.py" for name in ("answers", "hook", "copier")]
+    files.append(
+        "tests/template/test_repository.py::test_the_readme_s_table_has_every_question_and_default"
+    )
+    module(extended, "pytest", "-p", "no:cacheprovider", "-m", "not slow", *files)
 
 
 def test_the_new_feature_works_in_the_template_folder(extended: Path) -> None:
