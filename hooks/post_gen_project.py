@@ -83,7 +83,7 @@ def shortest_path(project: Path, environment: Mapping[str, str]) -> str:
 
 
 def enter_on_windows(folder: str) -> list[str]:
-    """Return the command that enters a folder, for cmd and PowerShell, or one for each.
+    """Return one command that enters a folder in cmd and PowerShell, or one for each of them.
 
     cmd replaces %NAME% between double quotes, and PowerShell replaces $name there, reads ` as an
     escape, [ and ] as a pattern, and all kinds of single quotes as one.

@@ -1,8 +1,8 @@
 """Seed one defect at a time, and check that a test fails.
 
 For files that scripts/mutants.py does not change. Copies the repository for each defect, applies it there, and
-runs the quickest tests that should notice. Every selection has to pass without the defect, else a failure would
-mean nothing. Ends with status 0 only if all are caught; `--without-docker` leaves out those that only a container
+runs the quickest tests that should notice. First, each selection of tests must pass without the defect; otherwise
+its failure would prove nothing. Ends with status 0 only if all are caught; `--without-docker` leaves out those that only a container
 shows.
 """
 
@@ -33,8 +33,8 @@ class Defect(NamedTuple):
     old: str
     new: str
     tests: str
-    """Arguments of pytest. What begins with `service` is run in the template folder, with the
-    service's own tests, which the suite runs there as a whole."""
+    """Arguments of pytest. After the word `service`, they select the service's own tests, which run in
+    the template folder."""
 
     @property
     def needs_docker(self) -> bool:

@@ -22,7 +22,7 @@ from tests.support.services import Bake, Service
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of this repository without caches and virtual environments, which Cookiecutter copies."""
+    """Return a copy of this repository without caches, which Cookiecutter would copy into services."""
     copy = tmp_path_factory.mktemp("repository") / "template"
     left_behind = ".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "build"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_behind))

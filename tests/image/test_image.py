@@ -39,13 +39,7 @@ def version(answers: dict[str, str | int]) -> str:
 
 @pytest.fixture(params=COMBINATIONS, ids=version)
 def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
-    defaults: dict[str, str | int] = {
-        "python_version": "3.14",
-        "port": 8000,
-        "workers": 4,
-        "database": "sqlite",
-    }
-    return {**defaults, **request.param}
+    return {**DEFAULTS, **request.param}
 
 
 def cpus_of(running: Container) -> int:
@@ -211,7 +205,7 @@ def test_buildah_builds_the_same_from_the_same_folder(bake: Bake, tmp_path: Path
         ("echo 'import missing_package' >>app/errors.py", "No module named 'missing_package'"),
     ],
 )
-def test_a_service_that_cannot_be_imported_is_not_built(
+def test_a_stray_file_or_a_failing_import_ends_the_build(
     change: str, reason: str, bake: Bake, tmp_path: Path
 ) -> None:
     require_docker()

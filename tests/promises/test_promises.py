@@ -478,7 +478,7 @@ def test_10_a_huge_head_and_a_deep_body_are_refused(image: str) -> None:
 # 11 -----------------------------------------------------------------------------------------------
 
 
-def test_11_the_log_is_one_object_a_line_and_repeats_no_secret(image: str) -> None:
+def test_11_each_line_of_the_log_is_one_object_without_the_query(image: str) -> None:
     with running(image, WORKERS=1) as started:
         host = started.address
         lines = len(started.log())
@@ -608,7 +608,7 @@ def test_15_workers_that_have_started_take_half_of_the_memory(kind: str, build: 
     assert ours <= guides / 2
 
 
-def test_15_memory_does_not_grow_under_load(image: str) -> None:
+def test_15_memory_grows_by_at_most_five_percent_under_load(image: str) -> None:
     seconds = 600 if FULL else 20
     with running(image, WORKERS=4) as started:
         host = started.address

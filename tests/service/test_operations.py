@@ -200,8 +200,8 @@ def test_an_older_image_serves_again(kind: str, bake: Bake, tmp_path: Path) -> N
         assert names() == ["Lamp"]
 
 
-def test_env_alone_can_name_another_database(bake: Bake, tmp_path: Path) -> None:
-    """Nothing is started, migrated or written for a machine whose database is elsewhere."""
+def test_env_can_name_a_database_elsewhere(bake: Bake, tmp_path: Path) -> None:
+    """`make run` starts no PostgreSQL then, and writes no .env."""
     with own(bake, tmp_path, "postgresql") as service:
         service.run("make", "build")
         (service.path / ".env").unlink()
@@ -219,7 +219,7 @@ def test_env_alone_can_name_another_database(bake: Bake, tmp_path: Path) -> None
         assert service.read(".env") == f"DATABASE_URL={url}\n"
 
 
-def test_a_password_may_have_any_sign(bake: Bake, tmp_path: Path) -> None:
+def test_a_password_may_have_any_character(bake: Bake, tmp_path: Path) -> None:
     with own(bake, tmp_path, "postgresql") as service:
         (service.path / ".env").write_text("DATABASE_PASSWORD=pa$word 'x\" #1\n")
         service.run("make", "build", "run")

@@ -69,7 +69,7 @@ def test_compose_builds_the_image_once(database: str, bake: Bake) -> None:
     assert [name for name, service in services.items() if "build" in service] == ["app"]
 
 
-def test_python_version_port_and_workers_are_in_one_place(bake: Bake) -> None:
+def test_python_version_and_workers_are_in_one_file_and_the_port_in_three(bake: Bake) -> None:
     service = bake(python_version="3.13", port=29467, workers=37)
     for answer, others in {
         "=3.13": [],
@@ -194,9 +194,8 @@ def test_health_check_and_stop_allow_for_the_server_s_own_limits(bake: Bake) -> 
     """A slow start is no failure, and `docker compose stop` waits until the server has ended."""
     service = bake()
     defaults = limits(service.path)
-    start, drain, graceful = (
-        defaults[f"{x}"] for x in ("START_TIMEOUT", "DRAIN", "GRACEFUL_TIMEOUT")
-    )
+    names = "START_TIMEOUT", "DRAIN", "GRACEFUL_TIMEOUT"
+    start, drain, graceful = (defaults[name] for name in names)
     (period,) = re.findall(r"--start-period=(\w+)", service.read("Dockerfile"))
     app = yaml.safe_load(service.read("compose.yaml"))["services"]["app"]
     assert period == f"{start}s"

@@ -41,7 +41,7 @@ def docker(*arguments: str, check: bool = True) -> str:
 
 
 def require_docker() -> None:
-    """Skip the test where no Docker Engine answers, or fail it if that must not be."""
+    """Skip the test where no Docker Engine answers, or fail it with REQUIRE_DOCKER=1."""
     try:
         done = subprocess.run(["docker", "info"], capture_output=True, text=True)
         reason = "" if done.returncode == 0 else done.stderr.strip()

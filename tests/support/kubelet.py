@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.commands import free_port
 from tests.support.containers import docker
 
 LATE = 3
@@ -226,8 +227,7 @@ class Cluster:
 
     def __init__(self, folder: Path, network: str, secret: dict[str, str]) -> None:
         self.folder, self.network, self.secret = folder, network, secret
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.pods: list[Pod] = []
         self.ended: list[Pod] = []
         self.logs: dict[str, str] = {}

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tests.support.commands import clean_environment, free_port, run, wait_until
 
-# Each answer of each question at least once; each with every odd one of the others would only
-# repeat the same lines.
+# Each option of each menu is in at least one set. More combinations would render the same lines again.
 COMBINATIONS = [
     {},
     {

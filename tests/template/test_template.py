@@ -67,7 +67,7 @@ def test_a_tag_names_a_feature_that_is_listed() -> None:
     assert tagged <= {feature.partition("=")[0] for feature in CONFIG["_features"]}
 
 
-def test_the_features_paths_exist_once() -> None:
+def test_every_path_of_a_feature_exists() -> None:
     for paths in CONFIG["_features"].values():
         assert len(paths) == len(set(paths))
         for path in paths:

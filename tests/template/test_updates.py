@@ -139,7 +139,6 @@ def workspace(releases: Path, tmp_path: Path) -> Workspace:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "GIT_CONFIG_GLOBAL": str(config),
         "COOKIECUTTER_CONFIG": str(tmp_path / "cookiecutter.yaml"),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     (tmp_path / "services").mkdir()
     return Workspace(tmp_path / "services", releases, environment)

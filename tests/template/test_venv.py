@@ -240,7 +240,7 @@ def test_the_script_makes_a_venv_and_prints_each_step(machine: Machine) -> None:
     ]
 
 
-def test_it_updates_a_venv_and_takes_nothing_away(machine: Machine) -> None:
+def test_a_failed_update_leaves_the_venv(machine: Machine) -> None:
     machine.makes_venv()
     mine = machine.folder / ".venv" / "mine"
     mine.touch()
@@ -307,7 +307,9 @@ def test_without_a_network_one_line_has_the_reason(machine: Machine) -> None:
     machine.command = [unshare, "-n", *machine.command]
     started = time.monotonic()
     assert machine.fails().startswith("the package index cannot be reached (")
-    assert time.monotonic() - started < 30  # 10 are promised; machines that run tests are busy
+    assert (
+        time.monotonic() - started < 30
+    )  # the script waits 6 s; a machine that runs tests is slower
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ class StdoutHandler(logging.Handler):
             self.handleError(record)
 
     def write_soon(self, line: str) -> None:
-        """Write a line before any other, or when this turn of the event loop ends."""
+        """Write a line before the next record, or at the end of this turn of the event loop."""
         self.waiting.append(line)
         if len(self.waiting) == 1:
             asyncio.get_running_loop().call_soon(self.flush)

@@ -28,7 +28,7 @@ async def read_root() -> Welcome:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    """Open what requests need, in this order; it is in `request.state`, and closed in reverse."""
+    """Open the resources that requests find in `request.state`, in this order; close them in reverse."""
     state: dict[str, Any] = {}
     stack = AsyncExitStack()
     async with stack:

@@ -113,7 +113,7 @@ def test_requests_are_logged_in_order_with_other_lines(
 
 
 class OwnFormatter(logs.JSONFormatter):
-    """What an owner may set instead."""
+    """A formatter of the owner."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "own"

@@ -316,7 +316,7 @@ with op.batch_alter_table("made") as batch:
 
 
 @pytest.mark.usefixtures("sqlite")
-def test_what_sqlalchemy_does_not_read_survives_the_copy_of_a_table(
+def test_the_copy_of_a_table_keeps_parts_that_sqlalchemy_does_not_read(
     owner: Owner, engine: Engine
 ) -> None:
     owner.write(MADE, 'op.execute("DROP TABLE made")')

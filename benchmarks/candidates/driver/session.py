@@ -28,7 +28,7 @@ class Item(NewItem):
 
 
 class Base(DeclarativeBase):
-    """What the table derives from."""
+    """Base class of the table."""
 
 
 class Row(Base):
