@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import shutil
@@ -170,6 +171,18 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
         dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
         assert f"true\n{values}" in dev  # the environment overrides the file
     shown.unlink()
+
+
+def test_make_and_compose_take_the_same_port_tag_and_project_from_env(service: Service) -> None:
+    for port in 'PORT="18009"', " PORT=18008\nPORT= 18009 # a comment", "PORT='18009'\r":
+        with env_file(service, f"{port}\nTAG=1.0.0\r\nCOMPOSE_PROJECT_NAME=make-other\n"):
+            config = json.loads(service.run("docker", "compose", "config", "--format", "json"))
+            app = config["services"]["app"]
+            assert (app["image"], app["ports"][0]["published"]) == ("make-other:1.0.0", "18009")
+            output = service.run("make", "--dry-run", "stop", "start", "build")
+        assert "PORT=18009 TAG=1.0.0 docker compose stop" in output
+        assert "docker start make-other" in output
+        assert "--tag make-other:1.0.0" in output
 
 
 def test_a_value_that_compose_cannot_read_is_refused(service: Service) -> None:

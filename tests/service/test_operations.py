@@ -58,7 +58,8 @@ def versions(service: Service) -> list[Path]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) -> None:
     with own(bake, tmp_path, kind) as service:
-        service.run("make", "build", "run")
+        # A server that pulled a version has no `latest`.
+        service.run("make", "build", "run", "TAG=1.0.0")
         service.run("git", "init", "--quiet")
         for number in range(3):
             create(f"Ünïcode {number}")
@@ -73,17 +74,20 @@ def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) 
         assert service.run("git", "status", "--porcelain", "--untracked-files=all", "backups") == ""
 
         create("after the backup")
-        (service.path / "backups/bad").write_text("no backup")
-        service.fails("make", "restore", "FROM=backups/bad", "YES=1")
-        wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30)
-        assert names() == [*before, "after the backup"]
+        for bad in "no backup", "":
+            (service.path / "backups/bad").write_text(bad)
+            service.fails("make", "restore", "FROM=backups/bad", "YES=1")
+            wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30)
+            assert names() == [*before, "after the backup"]
 
-        service.run("make", "restore", f"FROM={saved[0]}", "YES=1")
+        (service.path / "a copy").write_bytes((service.path / saved[0]).read_bytes())
+        service.run("make", "restore", "FROM=a copy", "YES=1")
         assert names() == before
+        assert "latest" not in docker("images", service.path.name)
 
         # And into an empty volume.
         service.run("docker", "compose", "down", "--volumes")
-        service.run("make", "restore", f"FROM={saved[0]}", "YES=1")
+        service.run("make", "restore", f"FROM={saved[0]}", "TAG=1.0.0", "YES=1")
         assert names() == before
         create("Lamp")
 
@@ -103,8 +107,9 @@ def test_a_restored_backup_of_an_older_schema_can_be_migrated(bake: Bake, tmp_pa
 def test_a_fresh_clone_writes_and_runs_a_migration(kind: str, bake: Bake, tmp_path: Path) -> None:
     with own(bake, tmp_path, kind) as service:
         add_column(service, "weight")
-        service.run("make", "migration", "m=Add weights")
-        assert len(versions(service)) == 2
+        service.run("make", "migration", 'm=Add `pwd`\'s "weight"')
+        (newest,) = [file for file in versions(service) if "weight" in file.name]
+        assert newest.read_text().startswith('"""Add `pwd`\'s "weight"."""\n')
         service.run("make", "migrate")
         service.run("make", "check")
         service.run("make", "migration", "m=Nothing is left")

@@ -156,6 +156,16 @@ def test_make_dev_migrates_no_database_but_its_own(bake: Bake) -> None:
     assert "-m app.database" not in output
 
 
+def test_make_dev_keeps_the_variables_of_the_shell(bake: Bake, tmp_path: Path) -> None:
+    """make hands on its own value of a variable that the shell has, too."""
+    service = bake().copy(tmp_path / "service")
+    (service.path / "show").write_text("#!/bin/sh\nprintenv ENV TAG\n")
+    (service.path / "show").chmod(0o755)
+    shell = {"ENV": "staging", "TAG": "1.0.0"}
+    output = service.run("make", "dev", "PYTHON=./show", "VENV=show", **shell)
+    assert output.endswith("staging\n1.0.0\n")
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_is_a_sound_recipe(target: str, bake: Bake) -> None:
     output = bake().run(

@@ -83,9 +83,10 @@ def _replace_if_closed(connection: Connection, *_: object) -> None:
 def _hide_values(context: Any) -> None:
     """Keep an error's first line, and no quotation in it if it is about a value: it may be secret."""
     cause, error = context.original_exception, context.sqlalchemy_exception
-    if isinstance(cause, psycopg.Error) and cause.diag.source_function == "RevalidateCachedQuery":
-        context.is_disconnect = True  # a migration has changed a column of a prepared statement
     if isinstance(cause, psycopg.Error) and (message := cause.diag.message_primary):
+        # A migration has changed a column of a prepared statement; a server accepts no writes any more.
+        if cause.diag.source_function == "RevalidateCachedQuery" or cause.sqlstate == "25006":
+            context.is_disconnect = True
         if str(cause.sqlstate).startswith("22"):
             message = re.sub('".*"', "(hidden)", message, flags=re.DOTALL)
         if error is not None:

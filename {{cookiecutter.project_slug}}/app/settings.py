@@ -7,10 +7,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 # {% if cookiecutter.database == "postgresql" %}
 
 DATABASE_URL = "postgresql+psycopg://app@localhost/app"
+URL_FORM = "postgresql://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password"
 # {% endif %}
 # {% if cookiecutter.database == "sqlite" %}
 
 DATABASE_URL = "sqlite:///service.db"
+URL_FORM = "sqlite:///FILE"
 # {% endif %}
 
 
@@ -63,14 +65,12 @@ class Settings(BaseSettings):
             url = make_url(value)
         except (exc.ArgumentError, ValueError):
             url = make_url("none://")
+        kind = url.get_backend_name()
         # A database in memory would be another one for each connection.
         no_file = not url.database or url.database.startswith((":", "file:")) or url.host
-        backends = {"sqlite": not no_file, "postgres": True, "postgresql": True}
-        if not backends.get(url.get_backend_name()) or value.count("@") > 1:
-            raise ValueError(
-                "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, with"
-                " %40 for an @ in the password"
-            )
+        wrong = no_file if kind == "sqlite" else value.count("@") > 1
+        if wrong or not URL_FORM.startswith("postgresql:" if kind == "postgres" else f"{kind}:"):
+            raise ValueError(f"must be {URL_FORM}")
         return value
     # {% endif %}
     # {% if cookiecutter.database == "sqlite" %}

@@ -32,12 +32,13 @@ def main() -> None:
         service = getattr(import_module(module), name)
         startup.limit_start(0)
     except ValidationError as error:
-        for problem in error.errors():
-            log.critical("setting %s: %s", str(problem["loc"][0]).upper(), problem["msg"])
+        for problem in error.errors():  # a validator of the whole model gives no name
+            name = "".join(f" {field}" for field in problem["loc"][:1]).upper()
+            log.critical("setting%s: %s", name, problem["msg"])
         sys.exit(1)
-    except SettingsError as error:  # a list or a dictionary; the message quotes the field
-        name = str(error).partition('"')[2].partition('"')[0]
-        log.critical("setting %s: Input should be JSON", name.upper())
+    except SettingsError as error:  # a list or a dictionary, if the message quotes a field
+        name = str(error).partition('field "')[2].partition('"')[0].upper()
+        log.critical("setting %s", f"{name}: Input should be JSON" if name else error)
         sys.exit(1)
     except SystemExit as error:
         log.critical("cannot start: the service ended itself with status %s", error.code)

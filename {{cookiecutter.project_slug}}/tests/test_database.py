@@ -134,6 +134,15 @@ def test_migrations_that_run_at_once_wait_for_each_other(alembic: Config) -> Non
     command.check(alembic)
 
 
+def test_the_command_ends_with_the_name_of_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://app:s3cr3t@host/app")
+    command = [sys.executable, "-m", "app.database"]
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b'"message": "setting DATABASE_URL: Value error, must be ' in done.stdout
+    assert b"Traceback" not in done.stdout
+
+
 def test_an_older_version_starts_with_a_newer_schema(
     client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -452,6 +461,6 @@ def test_the_file_may_be_written_by_its_group_and_is_no_link(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("rest", ["", "/", "/:memory:", "/file:service.db?uri=true", "host/a.db"])
 def test_a_url_without_a_file_is_refused(rest: str) -> None:
-    with pytest.raises(ValueError, match="sqlite:///FILE"):
+    with pytest.raises(ValueError, match="must be sqlite:///FILE "):
         Settings(database_url=f"sqlite://{rest}")
 # {% endif %}

@@ -1,5 +1,6 @@
 """PostgreSQL: its password and its messages."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_a_migration_that_changes_a_column_is_survived(
             engine.dispose()
 
 
+def test_a_connection_to_a_server_that_became_read_only_is_replaced(settings: Settings) -> None:
+    """As after a failover: the pooled connection stays with the old server, a standby now."""
+
+    def delete(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("DELETE FROM alembic_version WHERE false")
+
+    def become_read_only(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SET default_transaction_read_only = on")
+
+    async def scenario() -> None:
+        async with database.Database.open(settings) as opened:
+            await opened.read(become_read_only)
+            with pytest.raises(database.DatabaseUnavailable, match="read-only transaction"):
+                await opened.write(delete)
+            await opened.write(delete)
+
+    if not settings.database_url.startswith("sqlite"):
+        asyncio.run(scenario())
+
+
 def with_password(**values: object) -> str | None:
     """Return the password with which `values` would connect."""
     settings = Settings.model_construct(
@@ -97,7 +118,8 @@ def test_the_sample_password_is_for_development_alone(values: dict[str, object])
 
 
 def test_a_password_is_not_shown() -> None:
-    settings = Settings(database_url="postgresql://app:s3cr3t@h/app", database_password="s3cr3t")
+    url = "postgresql://app:s3cr3t@h/app"
+    settings = Settings.model_construct(database_url=url, database_password="s3cr3t")
     assert "s3cr3t" not in repr(settings)
 
 

@@ -127,10 +127,13 @@ def test_a_good_value_is_accepted_and_does_not_change(
 
 
 def test_an_invalid_url_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "app:s3cr3t@host/app")
-    with pytest.raises(ValidationError, match="database_url") as caught:
-        Settings()
-    assert "s3cr3t" not in str(caught.value)
+    sqlite = Settings.model_fields["database_url"].default.startswith("sqlite")
+    other_kind = "postgresql://app:s3cr3t@host/app" if sqlite else "sqlite:///s3cr3t.db"
+    for url in "app:s3cr3t@host/app", "mysql://app:s3cr3t@host/app", other_kind:
+        monkeypatch.setenv("DATABASE_URL", url)
+        with pytest.raises(ValidationError, match="database_url") as caught:
+            Settings()
+        assert "s3cr3t" not in str(caught.value)
 # {% endif %}
 # {% if cookiecutter.database == "postgresql" %}
 
@@ -138,7 +141,7 @@ def test_an_invalid_url_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("password", ["half@s3cr3t", "half@:s3cr3t", "half@/s3cr3t", "@"])
 def test_a_password_is_not_taken_for_a_host(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{password}@localhost/app")
-    with pytest.raises(ValidationError, match="%40 for an @") as caught:
+    with pytest.raises(ValidationError, match="database_url") as caught:
         Settings()
     assert "s3cr3t" not in str(caught.value)
 # {% endif %}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.pool import NullPool
 
@@ -134,6 +135,11 @@ def main() -> None:
                 downgrade(Settings(), revision)
             case _:
                 sys.exit("usage: python -m app.database [downgrade REVISION]")
+    except ValidationError as error:  # of the settings; a validator of all of them gives no name
+        for problem in error.errors():
+            name = "".join(f" {field}" for field in problem["loc"][:1]).upper()
+            log.critical("setting%s: %s", name, problem["msg"])
+        sys.exit(1)
     except KeyboardInterrupt:
         log.error("stopped; the schema is as it was")
         sys.exit(143)

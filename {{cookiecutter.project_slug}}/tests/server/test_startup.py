@@ -45,10 +45,33 @@ Settings()
 """
 
 
+BOTH = """
+from pydantic import model_validator
+from pydantic_settings import BaseSettings
+
+class Settings(BaseSettings):
+    @model_validator(mode="after")
+    def check(self):
+        raise ValueError("CITY needs a COUNTRY")
+
+Settings()
+"""
+FOLDER = """
+from pydantic_settings import BaseSettings
+
+class Settings(BaseSettings):
+    city: str = ""
+
+Settings(_secrets_dir=__import__("sys").executable)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
         (LIST, "setting SHOPS: Input should be JSON"),
+        (BOTH, "setting: Value error, CITY needs a COUNTRY"),
+        (FOLDER, "setting secrets_dir must reference a directory"),
         ("import nothing", "ModuleNotFoundError: No module named 'nothing'"),
         ("raise ValueError('no')", "ValueError: no"),
         ("raise SystemExit(0)", "cannot start: the service ended itself with status 0"),
