@@ -384,6 +384,38 @@ def test_a_value_that_a_type_cannot_hold_refuses_the_migration(
         assert connection.exec_driver_sql("SELECT old FROM parents").scalar() == value
 
 
+def copy_file(command: str, copy: bytes = b"") -> bytes:
+    """Run a command of app.database; return what it writes, or raise an error with its message."""
+    python = [sys.executable, "-m", "app.database", command]
+    done = subprocess.run(python, input=copy, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode())
+    return done.stdout
+
+
+@pytest.mark.usefixtures("sqlite", "owner")
+def test_a_copy_brings_every_row_back_and_a_damaged_one_is_refused(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE parents SET name = 'in the copy'")
+        copy = copy_file("backup")  # meanwhile, another process uses the file
+    copy = copy_file("backup")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE parents SET name = 'later'")
+    page = copy[:4096]
+    for bad in b"", b"no copy", copy[:-4096], page + bytes(len(copy) - 4096):
+        with pytest.raises(RuntimeError, match="restore: "):
+            copy_file("restore", bad)
+    names = []
+    for _ in range(2):
+        with engine.connect() as connection:
+            names.append(connection.exec_driver_sql("SELECT name FROM parents").scalar())
+        copy_file("restore", copy)
+    assert names == ["later", "in the copy"]
+
+
 @pytest.mark.usefixtures("sqlite")
 def test_a_float_does_not_lose_digits_as_text(owner: Owner, engine: Engine) -> None:
     owner.write(

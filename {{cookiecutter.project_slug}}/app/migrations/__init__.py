@@ -121,7 +121,14 @@ def downgrade(settings: Settings, revision: str) -> None:
 
 
 def main() -> None:
-    """Run `python -m app.database` or `python -m app.database downgrade REVISION`."""
+    """Run a command of `python -m app.database`; without a command, migrate."""
+    # {% if cookiecutter.database == "sqlite" %}
+    if sys.argv[1:] in (["backup"], ["restore"]):
+        from app.migrations import sqlite
+
+        sqlite.copy_file(sys.argv[1])
+        return
+    # {% endif %}
     logs.configure()
     # The first process of a container ignores SIGTERM, unless it has a handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -7,9 +7,13 @@ Alembic forgets, or refuses the migration. You need not change it: `cruft update
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,7 +36,7 @@ DEFERRABLE = r"REFERENCES\b[^,]*(?<!NOT )DEFERRABLE(?:\s+INITIALLY\s+(\w+))?"
 
 def create_engine(settings: Settings) -> sa.Engine:
     """Create an engine to migrate with; raise OSError if its file cannot be written."""
-    _create_file(Path(str(sa.make_url(settings.database_url).database)))
+    _create_file(_file(settings))
     # A short time-out, so that a signal can end the wait.
     engine = database.create_engine(settings, poolclass=NullPool, connect_args={"timeout": 0.1})
     # SQLAlchemy's hook for dialects, which its types do not declare.
@@ -43,6 +47,44 @@ def create_engine(settings: Settings) -> sa.Engine:
     event.listen(engine, "before_cursor_execute", _save_triggers)
     event.listen(engine, "after_cursor_execute", _restore_triggers)
     return engine
+
+
+def copy_file(command: str) -> None:
+    """Run `python -m app.database backup >FILE` or `python -m app.database restore <FILE`."""
+    try:
+        file = _file(Settings())
+        with TemporaryDirectory(dir=file.parent) as folder:
+            copy = Path(folder, "copy")
+            if command == "backup":
+                _backup(file, copy)
+                with copy.open("rb") as source:
+                    shutil.copyfileobj(source, sys.stdout.buffer)
+            else:
+                with copy.open("wb") as target:
+                    shutil.copyfileobj(sys.stdin.buffer, target)
+                _restore(file, copy)
+    except (ValueError, OSError, sqlite3.Error) as error:
+        sys.exit(f"{command}: {error}")
+
+
+def _backup(file: Path, copy: Path) -> None:
+    """Copy the database; other processes may use it meanwhile."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+
+
+def _restore(file: Path, copy: Path) -> None:
+    """Replace the whole database by `copy`, unless that is empty or damaged."""
+    _create_file(file)
+    with closing(sqlite3.connect(copy)) as new, closing(sqlite3.connect(file)) as old:
+        new.execute("SELECT 1 FROM alembic_version")
+        if new.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+            raise ValueError("the copy is damaged")
+        new.backup(old)
+
+
+def _file(settings: Settings) -> Path:
+    return Path(str(sa.make_url(settings.database_url).database))
 
 
 def _create_file(file: Path) -> None:
