@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.commands import run
-from tests.support.repository import CONFIG, DEFAULTS
+from tests.support.repository import CONFIG, DEFAULTS, TEMPLATE
 from tests.support.services import COMBINATIONS, Bake, Service, files, limits
 
 
@@ -156,10 +159,19 @@ def test_make_dev_migrates_no_database_but_its_own(bake: Bake) -> None:
     assert "-m app.database" not in output
 
 
+@given(st.text(st.characters(exclude_characters="\n\r\0")))
+def test_a_value_in_env_is_literal_and_the_last_counts(value: str) -> None:
+    """A real command would take a second for each example."""
+    found = runpy.run_path(str(TEMPLATE / "scripts/with_env.py"))["variables"]
+    text = f"# A=b\nA=first\n \t A={value}\r\n=x\n1A=x\n A B\nB={value}"
+    assert found(text) == {"A": value, "B": value}
+
+
 def test_make_dev_keeps_the_variables_of_the_shell(bake: Bake, tmp_path: Path) -> None:
     """make hands on its own value of a variable that the shell has, too."""
     service = bake().copy(tmp_path / "service")
-    (service.path / "show").write_text("#!/bin/sh\nprintenv ENV TAG\n")
+    show = f'#!/bin/sh\n[ $1 = -m ] || exec {sys.executable} "$@"\nprintenv ENV TAG\n'
+    (service.path / "show").write_text(show)
     (service.path / "show").chmod(0o755)
     shell = {"ENV": "staging", "TAG": "1.0.0"}
     output = service.run("make", "dev", "PYTHON=./show", "VENV=show", **shell)

@@ -58,14 +58,14 @@ FILES = """
 .dockerignore .env.example .gitattributes .gitignore .grype.yaml .pre-commit-config.yaml AGENTS.md CLAUDE.md Dockerfile Makefile README.md app/__init__.py
 app/errors.py app/health.py app/items/__init__.py app/items/models.py app/items/routes.py
 app/logs.py app/main.py app/middleware.py app/settings.py compose.yaml pyproject.toml
-requirements-dev.txt requirements.txt scripts/make_venv.py server/README.md server/__init__.py
+requirements-dev.txt requirements.txt scripts/make_venv.py scripts/with_env.py server/README.md server/__init__.py
 server/__main__.py server/cpus.py server/gunicorn_conf.py server/limits.py server/probe.py
 server/settings.py server/shutdown.py server/startup.py server/worker.py tests/conftest.py
 tests/items/test_routes.py tests/server/conftest.py tests/server/service.py
 tests/server/serving.py tests/server/test_border.py tests/server/test_cpus.py
 tests/server/test_gunicorn_conf.py tests/server/test_limits.py tests/server/test_probe.py tests/server/test_shutdown.py
 tests/server/test_startup.py tests/server/test_upstream.py tests/test_additions.py
-tests/test_errors.py tests/test_health.py tests/test_logs.py tests/test_main.py
+tests/test_errors.py tests/test_logs.py tests/test_main.py
 tests/test_middleware.py tests/test_settings.py
 """.split()
 

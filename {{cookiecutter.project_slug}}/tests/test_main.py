@@ -1,10 +1,12 @@
-"""The service as a whole."""
+"""The service as a whole, and its health endpoints."""
 
 import tomllib
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
+from app import health
 from app.main import app, create_app
 from app.settings import Settings
 
@@ -32,3 +34,17 @@ def test_the_version_is_the_project_s() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert app.version == project["version"]
     assert app.description == project["description"]
+
+
+@pytest.mark.parametrize("path", sorted(health.PATHS))
+def test_a_service_that_works_is_healthy(path: str, client: TestClient) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "healthy"}
+
+
+def test_every_health_endpoint_is_known_to_the_log(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {
+        path for path in paths if "health" in paths[path].get("get", {}).get("tags", [])
+    } == health.PATHS
