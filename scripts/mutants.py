@@ -41,8 +41,12 @@ GROUPS = {
             "probe": "tests/server/test_probe.py",
             "settings": "tests/test_settings.py tests/server/test_startup.py -k setting",
             "shutdown": "tests/server/test_shutdown.py",
-            "startup": "tests/server/test_startup.py",
-            "worker": "tests/server/test_shutdown.py tests/server/test_startup.py",
+            "startup": "tests/server/test_startup.py"
+            " tests/server/test_shutdown.py::test_a_drain_serves_requests_and_readyz_answers_503",
+            "worker": "tests/server/test_limits.py::test_a_client_that_does_not_go_on_is_dropped"
+            " tests/server/test_limits.py::test_a_reader_that_takes_nothing_is_dropped"
+            " tests/server/test_limits.py::test_a_head_that_http_forbids_is_refused"
+            " tests/server/test_shutdown.py tests/server/test_startup.py",
         }.items()
     },
 }

@@ -121,7 +121,7 @@ class Gate:
         if self.open and not (shared[DRAINING] and path == "/readyz"):
             await self.service(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1013})
+            await send({"type": "websocket.close"})
         else:
             live = path == "/livez"
             text = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})

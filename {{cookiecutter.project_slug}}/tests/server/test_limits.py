@@ -294,6 +294,7 @@ def test_blanks_around_a_value_are_not_part_of_it(blank: bytes, server: Process)
 def test_a_head_that_http_forbids_is_refused(head: bytes, expected: int, server: Process) -> None:
     received = server.exchange(head + b"\r\n")
     assert statuses(received) == [expected]
+    assert b"\r\nserver:" not in received
     if expected == 400:
         assert body(received).keys() == {"detail"}
         assert b"connection: close" in received

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -82,11 +83,24 @@ def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
         assert clients.outcomes["told"] >= 8
 
 
-def test_functions_that_the_service_registers_for_the_exit_run_in_each_worker() -> None:
-    code = "import atexit; atexit.register(lambda: print('at the', 'exit', end=''))"
-    with serving(WORKERS="2", IMPORT=code, PYTHONUNBUFFERED="") as server:
+AT_EXIT = """
+import atexit, sys
+
+atexit.register(lambda: print("at the", "exit", end=""))
+
+class Memory:
+    def __del__(self, write=os.write):
+        write(1, b"freed")
+
+sys.memory = Memory()
+"""
+
+
+def test_each_worker_runs_what_the_service_registers_for_the_exit_and_frees_no_memory() -> None:
+    with serving(WORKERS="2", IMPORT=AT_EXIT, PYTHONUNBUFFERED="") as server:
         assert server.stop() == 0
         assert server.log_file.read_text().count("at the exit") == 3
+        assert server.log_file.read_text().count("freed") == 1  # by the master
 
 
 @pytest.mark.slow
@@ -149,6 +163,7 @@ def test_a_drain_serves_requests_and_readyz_answers_503() -> None:
         time.sleep(0.5)
         assert {server.status("/") for _ in range(5)} == {200}
         assert server.popen.wait(timeout=20) == 0
+        assert not server.messages("cannot start")
         with pytest.raises(ConnectionRefusedError):
             server.connect()
 
@@ -188,14 +203,27 @@ def activated(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_successor_takes_over_a_socket_that_somebody_else_opened(
+    family: int, tmp_path: Path
+) -> None:
+    def connect() -> socket.socket:
+        connection = socket.socket(family)
+        connection.settimeout(20)
+        connection.connect(address)
+        return connection
+
     saved = None
     with contextlib.suppress(OSError):
         saved = os.dup(3)
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.socket(family) as listener:
+            listener.bind(
+                ("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "socket")
+            )
+            listener.listen()
             address = listener.getsockname()
-            server = SimpleNamespace(connect=lambda: socket.create_connection(address, timeout=20))
+            server = SimpleNamespace(connect=connect)
             with activated(listener) as process, Clients(server) as clients:
                 wait_until(lambda: clients.outcomes["answered"] > 100)
                 process.send_signal(signal.SIGTERM)
