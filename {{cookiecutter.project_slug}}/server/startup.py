@@ -144,7 +144,7 @@ class Gate:
             if message["type"] == "lifespan.startup.complete":
                 limit_start(0)
                 self.open = True
-                shared[STARTED] = shared[self.slot] = 1
+                shared[STARTED] = shared[self.slot] = True
             if self.open and not (early and message["type"] == "lifespan.startup.complete"):
                 await send(message)
 

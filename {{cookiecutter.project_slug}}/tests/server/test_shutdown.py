@@ -69,6 +69,10 @@ class Clients:
 
     def __exit__(self, *_: object) -> None:
         """End them."""
+        self.end()
+
+    def end(self) -> None:
+        """End them."""
         self.ended.set()
         for thread in self.threads:
             thread.join()
@@ -126,6 +130,43 @@ def test_no_request_is_lost_when_workers_are_recycled() -> None:
     assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
 
 
+@pytest.mark.slow
+def test_no_request_is_lost_when_a_new_master_takes_over() -> None:
+    with serving(WORKERS="2") as server, Clients(server) as clients:
+        workers = server.workers()
+        server.popen.send_signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.messages("startup complete")) == 4)
+        (successor,) = {*server.workers()}.difference(workers)
+        try:
+            assert server.stop() == 0
+            answered = clients.outcomes["answered"]
+            wait_until(lambda: clients.outcomes["answered"] > answered + 100)
+            clients.end()
+        finally:
+            os.kill(successor, signal.SIGTERM)
+    assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do this")
+def test_connections_are_refused_while_the_last_requests_are_answered() -> None:
+    def refused() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            server.connect().close()
+            return False
+        return True
+
+    with serving() as server, server.connect() as connection:
+        connection.sendall(b"GET /sleep?seconds=3&blocking=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        server.popen.send_signal(signal.SIGTERM)
+        wait_until(refused)
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+        connection.setblocking(True)
+        assert answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
     with serving(GRACEFUL_TIMEOUT="2") as server:
         quick, endless, idle, half = (server.connect() for _ in range(4))
@@ -144,7 +185,7 @@ def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
 
 
 def test_a_quick_stop_waits_for_nothing() -> None:
-    with serving() as server, server.connect() as endless:
+    with serving(DRAIN="60") as server, server.connect() as endless:
         endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
         time.sleep(0.3)
         begin = time.monotonic()
@@ -170,7 +211,8 @@ def test_a_drain_serves_requests_and_readyz_answers_503() -> None:
 
 @pytest.mark.slow
 def test_a_quick_stop_ends_a_drain() -> None:
-    with serving(DRAIN="60") as server:
+    with serving(DRAIN="60", GRACEFUL_TIMEOUT="60") as server, server.connect() as endless:
+        endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
         server.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: server.status("/readyz") == 503, 2)
         server.popen.send_signal(signal.SIGINT)
@@ -231,9 +273,7 @@ def test_a_successor_takes_over_a_socket_that_somebody_else_opened(
                 answered = clients.outcomes["answered"]
                 with activated(listener) as successor:
                     wait_until(lambda: clients.outcomes["answered"] > answered + 100)
-                    clients.ended.set()
-                    for thread in clients.threads:
-                        thread.join()
+                    clients.end()
                     successor.terminate()
                     assert successor.wait(timeout=20) == 0
             assert clients.outcomes["told"] >= 8

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.serving import Process, serving, wait_until
+from tests.server.serving import GET, Process, answer, serving, wait_until
 
 FAILING = "raise ConnectionError('the warehouse does not answer')"
 
@@ -199,6 +199,12 @@ def test_a_replaced_worker_that_waits_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_worker_whose_lifespan_ends_is_replaced(tmp_path: Path) -> None:
     with serving(TASK=str(tmp_path / "failed")) as server:
+        with server.connect() as connection:
+            received = b""
+            while b"connection: close" not in received:
+                connection.sendall(GET)
+                received = answer(connection)
+            assert received.startswith(b"HTTP/1.1 503 ")
         wait_until(lambda: len(server.messages("startup complete")) == 2)
         assert server.status("/") == 200
         assert len(server.messages("the lifespan ended: ExceptionGroup")) == 1
@@ -226,10 +232,19 @@ def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -
         assert "in sleep" in message
 
 
+def test_nothing_is_written_to_disk(tmp_path: Path) -> None:
+    with serving(HOME=str(tmp_path)) as server:
+        for process in server.popen.pid, *server.workers():
+            files = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+            written = {file for file in files if re.match("/(?!dev/)", file)}
+            assert written <= {str(server.log_file)}
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 def test_every_line_is_json_after_any_signal() -> None:
     with serving(WORKERS="2") as server:
-        for name in "USR1", "USR2", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
+        for name in "USR1", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
             server.popen.send_signal(signal.Signals[f"SIG{name}"])
             time.sleep(0.3)
         wait_until(lambda: server.status("/") == 200)
