@@ -75,6 +75,17 @@ def test_a_slow_body_that_goes_on_is_read(server: Process) -> None:
         assert body(answer(connection))["body"] == "xxxxx"
 
 
+@pytest.mark.slow
+def test_a_client_may_pause_for_less_than_the_read_timeout() -> None:
+    """The server looks for slow clients once a second."""
+    with serving(READ_TIMEOUT="9") as server, server.connect() as connection:
+        for _ in range(2):
+            for part in POST[:9], POST[9:] + b"Content-Length: 2\r\n\r\n", b"ok":
+                time.sleep(1.2)
+                connection.sendall(part)
+            assert body(answer(connection))["body"] == "ok"
+
+
 def test_the_time_for_a_body_begins_when_the_client_is_asked(server: Process) -> None:
     """The endpoint reads after 3 s; a client that waits for 100 Continue sends only then."""
     with server.connect() as connection:

@@ -184,6 +184,13 @@ def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
             connection.close()
 
 
+def test_a_stop_does_not_wait_for_idle_clients() -> None:
+    with serving(GRACEFUL_TIMEOUT="60") as server, server.connect(), server.connect() as used:
+        used.sendall(GET)
+        answer(used)
+        assert server.stop() == 0
+
+
 def test_a_quick_stop_waits_for_nothing() -> None:
     with serving(DRAIN="60") as server, server.connect() as endless:
         endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
