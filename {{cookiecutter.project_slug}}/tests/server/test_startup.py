@@ -170,6 +170,7 @@ def test_a_replaced_worker_that_starts_too_slowly_is_replaced_again(tmp_path: Pa
         warehouse.touch()
         wait_until(lambda: len(server.messages("startup complete")) == 2)
         assert server.status("/") == 200
+        assert server.messages("exited with code 1")
 
 
 @pytest.mark.slow
@@ -181,6 +182,7 @@ def test_a_worker_that_waits_takes_no_request_from_the_others(tmp_path: Path) ->
         os.kill(server.workers()[0], signal.SIGKILL)
         wait_until(lambda: server.messages("cannot start: ConnectionError"))
         assert {server.status("/") for _ in range(100)} == {200}
+        wait_until(lambda: server.messages("exited with code 1"))
 
 
 @pytest.mark.slow
@@ -230,6 +232,7 @@ def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -
         assert server.status("/") == 200
         (message,) = server.messages("the event loop was blocked")
         assert "in sleep" in message
+        assert len(server.messages("exited with code 1")) == 1
 
 
 def test_nothing_is_written_to_disk(tmp_path: Path) -> None:
