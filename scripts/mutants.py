@@ -29,7 +29,10 @@ GROUPS = {
     "hook": {
         "hooks/post_gen_project.py": "tests/template/test_hook.py tests/template/test_surroundings.py"
         " tests/template/test_venv.py",
-        f"{SERVICE}/scripts/make_venv.py": "tests/template/test_venv.py",
+        # All but those that need the network.
+        f"{SERVICE}/scripts/make_venv.py": "-m 'not docker' -k 'not passes_its_tests and not uvx'"
+        " tests/template/test_venv.py tests/template/test_surroundings.py"
+        "::test_an_interrupted_venv_leaves_a_complete_service_and_no_venv",
     },
     "server": {
         f"{SERVICE}/server/{name}.py": tests
@@ -37,12 +40,19 @@ GROUPS = {
             "cpus": "tests/server/test_cpus.py",
             "gunicorn_conf": "tests/server/test_gunicorn_conf.py tests/server/test_startup.py"
             " tests/server/test_shutdown.py",
-            "limits": "tests/server/test_limits.py",
+            "limits": "tests/server/test_limits.py"
+            " tests/server/test_shutdown.py::test_a_stop_does_not_wait_for_idle_clients"
+            " tests/server/test_shutdown.py::test_at_a_stop_every_client_is_told_which_answer_is_the_last"
+            f" && cd .. && {sys.executable} -m pytest -x -q -m slow tests/service/test_websockets.py",
             "probe": "tests/server/test_probe.py",
             "settings": "tests/test_settings.py tests/server/test_startup.py -k setting",
             "shutdown": "tests/server/test_shutdown.py",
-            "startup": "tests/server/test_startup.py",
-            "worker": "tests/server/test_shutdown.py tests/server/test_startup.py",
+            "startup": "tests/server/test_startup.py"
+            " tests/server/test_shutdown.py::test_a_drain_serves_requests_and_readyz_answers_503",
+            "worker": "tests/server/test_limits.py::test_a_client_that_does_not_go_on_is_dropped"
+            " tests/server/test_limits.py::test_a_reader_that_takes_nothing_is_dropped"
+            " tests/server/test_limits.py::test_a_head_that_http_forbids_is_refused"
+            " tests/server/test_shutdown.py tests/server/test_startup.py",
         }.items()
     },
 }

@@ -43,7 +43,7 @@ def options(settings: ServerSettings) -> dict[str, Any]:
 
 def forget_worker(arbiter: Arbiter, worker: Worker) -> None:
     """End the service if no worker has ever started; gunicorn would start new ones for ever."""
-    startup.shared[startup.SLOTS + worker.age % 256] = 0
+    startup.shared[startup.SLOTS + worker.age % 256] = False
     if arbiter.LISTENERS and not startup.shared[startup.STARTED]:
         startup.log_startup_failure(f"worker {worker.pid} died while it started")
         raise HaltServer("A worker died while it started.", startup.FAILED)

@@ -24,7 +24,7 @@ IDLE_GRACE = 1
 class Protocol(HttpToolsProtocol):
     """Serve one connection within the limits."""
 
-    read_timeout = 20
+    read_timeout: int
     stopping = False
 
     # Whether a head has ended, but not the request's body and trailers.

@@ -16,7 +16,7 @@ def main(host: str, port: int, timeout: float = 4) -> int:
     try:
         with socket.create_connection((host, port), timeout) as connection:
             connection.sendall(b"GET /livez HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            status_line = connection.recv(64).split(b"\r\n", 1)[0].decode("ascii", "replace")
+            status_line = connection.recv(64).split(b"\r\n")[0].decode("ascii", "replace")
     except OSError as error:
         status_line = str(error)
     if re.match(r"HTTP/1\.[01] [234]\d\d ", status_line):

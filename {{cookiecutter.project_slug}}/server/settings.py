@@ -22,7 +22,6 @@ class ServerSettings(BaseSettings):
         env_ignore_empty=True,
         # A value may be a secret, so errors do not repeat it.
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
 
     @field_validator("forwarded_allow_ips")

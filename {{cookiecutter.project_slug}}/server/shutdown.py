@@ -13,7 +13,7 @@ from server import startup
 from server.limits import Protocol
 
 # Linux's option to accept connections of one network device, and a device that does not exist.
-SO_BINDTOIFINDEX, NO_DEVICE = 62, 2**31 - 1
+SO_BINDTOIFINDEX, NO_DEVICE = 62, 2_147_483_647
 # Seconds in which the workers accept the connections that were made before.
 ACCEPT_GRACE = 0.1
 
@@ -48,7 +48,7 @@ class Arbiter(gunicorn.arbiter.Arbiter):
 
     def drain(self) -> bool:
         """Drain, with `/readyz` at 503; return False at a signal for a quick stop."""
-        startup.shared[startup.DRAINING] = 1
+        startup.shared[startup.DRAINING] = True
         end = time.monotonic() + self.app.settings.drain
         while time.monotonic() < end:
             self.murder_workers()

@@ -121,7 +121,7 @@ class Gate:
         if self.open and not (shared[DRAINING] and path == "/readyz"):
             await self.service(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1013})
+            await send({"type": "websocket.close"})
         else:
             live = path == "/livez"
             text = json.dumps({"status": "healthy"} if live else {"detail": "Service Unavailable"})
@@ -144,7 +144,7 @@ class Gate:
             if message["type"] == "lifespan.startup.complete":
                 limit_start(0)
                 self.open = True
-                shared[STARTED] = shared[self.slot] = 1
+                shared[STARTED] = shared[self.slot] = True
             if self.open and not (early and message["type"] == "lifespan.startup.complete"):
                 await send(message)
 

@@ -43,7 +43,8 @@ async def sleep(seconds: float, blocking: bool = False) -> None:
     """Answer late; block the event loop if `blocking`."""
     if blocking:
         time.sleep(seconds)  # noqa: ASYNC251 - that is the point
-    await asyncio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 @app.get("/bytes")

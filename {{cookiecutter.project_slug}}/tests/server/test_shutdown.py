@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,10 @@ class Clients:
 
     def __exit__(self, *_: object) -> None:
         """End them."""
+        self.end()
+
+    def end(self) -> None:
+        """End them."""
         self.ended.set()
         for thread in self.threads:
             thread.join()
@@ -82,11 +87,24 @@ def test_at_a_stop_every_client_is_told_which_answer_is_the_last() -> None:
         assert clients.outcomes["told"] >= 8
 
 
-def test_functions_that_the_service_registers_for_the_exit_run_in_each_worker() -> None:
-    code = "import atexit; atexit.register(lambda: print('at the', 'exit', end=''))"
-    with serving(WORKERS="2", IMPORT=code, PYTHONUNBUFFERED="") as server:
+AT_EXIT = """
+import atexit, sys
+
+atexit.register(lambda: print("at the", "exit", end=""))
+
+class Memory:
+    def __del__(self, write=os.write):
+        write(1, b"freed")
+
+sys.memory = Memory()
+"""
+
+
+def test_each_worker_runs_what_the_service_registers_for_the_exit_and_frees_no_memory() -> None:
+    with serving(WORKERS="2", IMPORT=AT_EXIT, PYTHONUNBUFFERED="") as server:
         assert server.stop() == 0
         assert server.log_file.read_text().count("at the exit") == 3
+        assert server.log_file.read_text().count("freed") == 1  # by the master
 
 
 @pytest.mark.slow
@@ -112,6 +130,43 @@ def test_no_request_is_lost_when_workers_are_recycled() -> None:
     assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
 
 
+@pytest.mark.slow
+def test_no_request_is_lost_when_a_new_master_takes_over() -> None:
+    with serving(WORKERS="2") as server, Clients(server) as clients:
+        workers = server.workers()
+        server.popen.send_signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.messages("startup complete")) == 4)
+        (successor,) = {*server.workers()}.difference(workers)
+        try:
+            assert server.stop() == 0
+            answered = clients.outcomes["answered"]
+            wait_until(lambda: clients.outcomes["answered"] > answered + 100)
+            clients.end()
+        finally:
+            os.kill(successor, signal.SIGTERM)
+    assert clients.outcomes["lost"] == clients.outcomes["refused"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do this")
+def test_connections_are_refused_while_the_last_requests_are_answered() -> None:
+    def refused() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            server.connect().close()
+            return False
+        return True
+
+    with serving() as server, server.connect() as connection:
+        connection.sendall(b"GET /sleep?seconds=3&blocking=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        server.popen.send_signal(signal.SIGTERM)
+        wait_until(refused)
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+        connection.setblocking(True)
+        assert answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
     with serving(GRACEFUL_TIMEOUT="2") as server:
         quick, endless, idle, half = (server.connect() for _ in range(4))
@@ -129,8 +184,15 @@ def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
             connection.close()
 
 
+def test_a_stop_does_not_wait_for_idle_clients() -> None:
+    with serving(GRACEFUL_TIMEOUT="60") as server, server.connect(), server.connect() as used:
+        used.sendall(GET)
+        answer(used)
+        assert server.stop() == 0
+
+
 def test_a_quick_stop_waits_for_nothing() -> None:
-    with serving() as server, server.connect() as endless:
+    with serving(DRAIN="60") as server, server.connect() as endless:
         endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
         time.sleep(0.3)
         begin = time.monotonic()
@@ -149,13 +211,15 @@ def test_a_drain_serves_requests_and_readyz_answers_503() -> None:
         time.sleep(0.5)
         assert {server.status("/") for _ in range(5)} == {200}
         assert server.popen.wait(timeout=20) == 0
+        assert not server.messages("cannot start")
         with pytest.raises(ConnectionRefusedError):
             server.connect()
 
 
 @pytest.mark.slow
 def test_a_quick_stop_ends_a_drain() -> None:
-    with serving(DRAIN="60") as server:
+    with serving(DRAIN="60", GRACEFUL_TIMEOUT="60") as server, server.connect() as endless:
+        endless.sendall(b"GET /sleep?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
         server.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: server.status("/readyz") == 503, 2)
         server.popen.send_signal(signal.SIGINT)
@@ -188,14 +252,27 @@ def activated(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_successor_takes_over_a_socket_that_somebody_else_opened(
+    family: int, tmp_path: Path
+) -> None:
+    def connect() -> socket.socket:
+        connection = socket.socket(family)
+        connection.settimeout(20)
+        connection.connect(address)
+        return connection
+
     saved = None
     with contextlib.suppress(OSError):
         saved = os.dup(3)
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.socket(family) as listener:
+            listener.bind(
+                ("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "socket")
+            )
+            listener.listen()
             address = listener.getsockname()
-            server = SimpleNamespace(connect=lambda: socket.create_connection(address, timeout=20))
+            server = SimpleNamespace(connect=connect)
             with activated(listener) as process, Clients(server) as clients:
                 wait_until(lambda: clients.outcomes["answered"] > 100)
                 process.send_signal(signal.SIGTERM)
@@ -203,9 +280,7 @@ def test_a_successor_takes_over_a_socket_that_somebody_else_opened() -> None:
                 answered = clients.outcomes["answered"]
                 with activated(listener) as successor:
                     wait_until(lambda: clients.outcomes["answered"] > answered + 100)
-                    clients.ended.set()
-                    for thread in clients.threads:
-                        thread.join()
+                    clients.end()
                     successor.terminate()
                     assert successor.wait(timeout=20) == 0
             assert clients.outcomes["told"] >= 8

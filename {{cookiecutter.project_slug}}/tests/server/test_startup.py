@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.serving import Process, serving, wait_until
+from tests.server.serving import GET, Process, answer, serving, wait_until
 
 FAILING = "raise ConnectionError('the warehouse does not answer')"
 
@@ -76,6 +76,8 @@ Settings(_secrets_dir=__import__("sys").executable)
         ("raise ValueError('no')", "ValueError: no"),
         ("raise SystemExit(0)", "cannot start: the service ended itself with status 0"),
         ("import time; time.sleep(60)", "cannot start: the start took longer than START_TIMEOUT"),
+        # In the worker, not in the master.
+        ("import uvicorn; uvicorn.Config.load = None", "cannot start: TypeError: 'NoneType'"),
     ],
 )
 def test_an_import_that_fails_ends_it_with_the_reason(code: str, reason: str) -> None:
@@ -89,6 +91,7 @@ def test_an_import_that_fails_ends_it_with_the_reason(code: str, reason: str) ->
     [
         (FAILING, "ConnectionError: the warehouse does not answer"),
         ("raise SystemExit(0)", "RuntimeError: SystemExit 0"),
+        ("raise KeyboardInterrupt", "RuntimeError: KeyboardInterrupt "),
         ("raise asyncio.CancelledError", "RuntimeError: CancelledError "),
         ("await asyncio.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
         ("time.sleep(60)", "the start took longer than START_TIMEOUT, 2 s"),
@@ -122,6 +125,15 @@ def test_a_start_may_take_longer_than_a_worker_may_be_blocked() -> None:
         assert len(server.messages("Booting worker")) == 1
 
 
+# Number the workers from 255 on, because a part of what they share is used again by the 256th one.
+AGED = """
+from gunicorn.workers.base import Worker
+
+init = Worker.__init__
+Worker.__init__ = lambda worker, age, *rest: init(worker, age + 254, *rest)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["kill", "recycle", "reload"])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -130,6 +142,7 @@ def test_a_replaced_worker_waits_for_its_dependency(way: str, workers: int, tmp_
     warehouse = tmp_path / "warehouse"
     warehouse.touch()
     with serving(
+        IMPORT=AGED,
         START=f"available({str(warehouse)!r})",
         WORKERS=str(workers),
         MAX_REQUESTS="20" if way == "recycle" else "0",
@@ -151,6 +164,7 @@ def test_a_replaced_worker_waits_for_its_dependency(way: str, workers: int, tmp_
         begin = time.monotonic()
         wait_until(lambda: {server.status("/readyz") for _ in range(20)} == {200}, 5)
         assert time.monotonic() - begin < 5
+        assert not server.messages("START_TIMEOUT")
 
 
 @pytest.mark.slow
@@ -168,6 +182,21 @@ def test_a_replaced_worker_answers_while_its_dependency_is_silent(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_replaced_worker_that_starts_too_slowly_is_replaced_again(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    start = f"Path({str(warehouse)!r}).exists() or time.sleep(60)"
+    with serving(START=start, START_TIMEOUT="2") as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: len(server.messages("cannot start: .* START_TIMEOUT")) == 2)
+        warehouse.touch()
+        wait_until(lambda: len(server.messages("startup complete")) == 2)
+        assert server.status("/") == 200
+        assert server.messages("exited with code 1")
+
+
+@pytest.mark.slow
 def test_a_worker_that_waits_takes_no_request_from_the_others(tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse"
     warehouse.touch()
@@ -176,6 +205,7 @@ def test_a_worker_that_waits_takes_no_request_from_the_others(tmp_path: Path) ->
         os.kill(server.workers()[0], signal.SIGKILL)
         wait_until(lambda: server.messages("cannot start: ConnectionError"))
         assert {server.status("/") for _ in range(100)} == {200}
+        wait_until(lambda: server.messages("exited with code 1"))
 
 
 @pytest.mark.slow
@@ -194,27 +224,56 @@ def test_a_replaced_worker_that_waits_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_worker_whose_lifespan_ends_is_replaced(tmp_path: Path) -> None:
     with serving(TASK=str(tmp_path / "failed")) as server:
+        with server.connect() as connection:
+            received = b""
+            while b"connection: close" not in received:
+                connection.sendall(GET)
+                received = answer(connection)
+            assert received.startswith(b"HTTP/1.1 503 ")
         wait_until(lambda: len(server.messages("startup complete")) == 2)
         assert server.status("/") == 200
         assert len(server.messages("the lifespan ended: ExceptionGroup")) == 1
 
 
+SHOW_STACK = """
+import logging
+
+def show(record):
+    record.msg += str(record.stack_info)
+    return True
+
+logging.getLogger("server.worker").addFilter(show)
+"""
+
+
 def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -> None:
-    with serving(WORKER_TIMEOUT="1", GRACEFUL_TIMEOUT="1") as server:
+    with serving(IMPORT=SHOW_STACK, WORKER_TIMEOUT="1", GRACEFUL_TIMEOUT="1") as server:
         assert (
             server.exchange(b"GET /sleep?seconds=30&blocking=1 HTTP/1.1\r\nHost: x\r\n\r\n") == b""
         )
         wait_until(lambda: len(server.messages("startup complete")) == 2)
         assert server.status("/") == 200
-        assert len(server.messages("the event loop was blocked")) == 1
+        (message,) = server.messages("the event loop was blocked")
+        assert "in sleep" in message
+        assert len(server.messages("exited with code 1")) == 1
+
+
+def test_nothing_is_written_to_disk(tmp_path: Path) -> None:
+    with serving(HOME=str(tmp_path)) as server:
+        for process in server.popen.pid, *server.workers():
+            files = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+            written = {file for file in files if re.match("/(?!dev/)", file)}
+            assert written <= {str(server.log_file)}
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow
 def test_every_line_is_json_after_any_signal() -> None:
     with serving(WORKERS="2") as server:
-        for name in "USR1", "USR2", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
+        for name in "USR1", "TTIN", "TTOU", "WINCH", "HUP", "CHLD", "CONT":
             server.popen.send_signal(signal.Signals[f"SIG{name}"])
             time.sleep(0.3)
         wait_until(lambda: server.status("/") == 200)
         time.sleep(2)
         assert {line["level"] for line in server.log()} <= {"INFO", "WARNING"}
+        assert not server.messages("GET")  # the service logs its requests itself
