@@ -92,7 +92,8 @@ def test_its_linter_finds_nothing_and_its_formatter_changes_nothing(service: Ser
 def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bake) -> None:
     """The template folder, in which test_template.py runs them, has every feature."""
     options = ("-p", "no:cacheprovider", "--ignore=tests/server")
-    shell = {"LOG_LEVEL": "error", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
+    shell = {"LOG_LEVEL": "trace", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
+    shell["http_proxy"] = "http://127.0.0.1:1"
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
 
 
