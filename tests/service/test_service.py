@@ -146,11 +146,14 @@ def test_make_help_lists_every_target(bake: Bake) -> None:
     assert [line.split()[0] for line in output.splitlines()] == TARGETS
 
 
-def test_make_dev_migrates_no_database_but_its_own(bake: Bake) -> None:
+def test_make_dev_migrates_no_database_but_its_own(bake: Bake, tmp_path: Path) -> None:
     service = bake(database="postgresql")
     output = service.run("make", "--dry-run", "dev", "migration", "m=x")
     assert "docker compose up --wait database" in output
     assert "-m app.database" in output
+    service = service.copy(tmp_path / "service")
+    (service.path / ".env").write_text("DATABASE_URL=\r\n")
+    assert "docker compose up --wait database" in service.run("make", "--dry-run", "dev")
     elsewhere = {"DATABASE_URL": "postgresql://app@elsewhere/app"}
     output = service.run("make", "--dry-run", "dev", "migration", "m=x", **elsewhere)
     assert "docker" not in output
