@@ -70,12 +70,14 @@ def test_compose_builds_the_image_once(database: str, bake: Bake) -> None:
 
 
 def test_python_version_port_and_workers_are_in_one_place(bake: Bake) -> None:
-    service = bake(python_version="3.13", port=29467, workers=37)
+    answers = {"database": "postgresql", "kubernetes": "yes"}
+    service = bake(python_version="3.13", port=29467, workers=37, **answers)
+    assert "`kubernetes/base/deployment.yaml`" in service.read("KUBERNETES.md")
     for answer, others in {
         "=3.13": [],
         "=37": [],
         # Compose reads no Dockerfile, and the README shows addresses that work.
-        "29467": ["README.md", "compose.yaml"],
+        "29467": ["README.md", "compose.yaml", "kubernetes/base/deployment.yaml"],
     }.items():
         files = {name for name in service.files() if answer in service.read(name)}
         files -= {name for name in files if name.startswith("requirements")}
