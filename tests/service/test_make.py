@@ -181,10 +181,13 @@ def test_make_and_compose_take_the_same_port_tag_and_project_from_env(service: S
             config = json.loads(service.run("docker", "compose", "config", "--format", "json"))
             app = config["services"]["app"]
             assert (app["image"], app["ports"][0]["published"]) == ("make-other:1.0.0", "18009")
-            output = service.run("make", "--dry-run", "stop", "start", "build")
+            output = service.run(
+                "make", "--dry-run", "stop", "start", "build", "tag", "REGISTRY=team"
+            )
         assert "PORT=18009 TAG=1.0.0 docker compose stop" in output
         assert "docker start make-other" in output
         assert "--tag make-other:1.0.0" in output
+        assert "docker tag make-other:1.0.0 team/make-test:1.0.0" in output
 
 
 def test_a_value_that_compose_cannot_read_is_refused(service: Service) -> None:

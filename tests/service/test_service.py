@@ -72,13 +72,15 @@ def test_compose_builds_the_image_once(database: str, bake: Bake) -> None:
     assert [name for name, service in services.items() if "build" in service] == ["app"]
 
 
-def test_python_version_and_workers_are_in_one_file_and_the_port_in_three(bake: Bake) -> None:
-    service = bake(python_version="3.13", port=29467, workers=37)
+def test_python_version_and_workers_are_in_one_file_and_the_port_in_four(bake: Bake) -> None:
+    answers = {"database": "postgresql", "kubernetes": "yes"}
+    service = bake(python_version="3.13", port=29467, workers=37, **answers)
+    assert "`kubernetes/base/deployment.yaml`" in service.read("KUBERNETES.md")
     for answer, others in {
         "=3.13": [],
         "=37": [],
         # Compose reads no Dockerfile, and the README shows addresses that work.
-        "29467": ["README.md", "compose.yaml"],
+        "29467": ["README.md", "compose.yaml", "kubernetes/base/deployment.yaml"],
     }.items():
         files = {name for name in service.files() if answer in service.read(name)}
         files -= {name for name in files if name.startswith("requirements")}
@@ -95,7 +97,8 @@ def test_its_linter_finds_nothing_and_its_formatter_changes_nothing(service: Ser
 def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bake) -> None:
     """The template folder, in which test_template.py runs them, has every feature."""
     options = ("-p", "no:cacheprovider", "--ignore=tests/server")
-    shell = {"LOG_LEVEL": "error", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
+    shell = {"LOG_LEVEL": "trace", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
+    shell["http_proxy"] = "http://127.0.0.1:1"
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
 
 
@@ -148,11 +151,14 @@ def test_make_help_lists_every_target(bake: Bake) -> None:
     assert [line.split()[0] for line in output.splitlines()] == TARGETS
 
 
-def test_make_dev_migrates_no_database_but_its_own(bake: Bake) -> None:
+def test_make_dev_migrates_no_database_but_its_own(bake: Bake, tmp_path: Path) -> None:
     service = bake(database="postgresql")
     output = service.run("make", "--dry-run", "dev", "migration", "m=x")
     assert "docker compose up --wait database" in output
     assert "-m app.database" in output
+    service = service.copy(tmp_path / "service")
+    (service.path / ".env").write_text("DATABASE_URL=\r\n")
+    assert "docker compose up --wait database" in service.run("make", "--dry-run", "dev")
     elsewhere = {"DATABASE_URL": "postgresql://app@elsewhere/app"}
     output = service.run("make", "--dry-run", "dev", "migration", "m=x", **elsewhere)
     assert "docker" not in output

@@ -6,21 +6,17 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app import logs, migrations
+from app import migrations
 from app.database import Base, create_engine
-from app.main import create_app
 from app.settings import Settings
 from server.settings import ServerSettings
 
+# Remove what this shell or .env may set, before app.main reads it; what has no default stays.
+for name, field in (Settings.model_fields | ServerSettings.model_fields).items():
+    if not field.is_required():
+        os.environ.pop(name.upper(), None)
 
-@pytest.fixture(scope="session", autouse=True)
-def no_settings_of_this_shell() -> Iterator[None]:
-    """Remove the service's variables, which this shell or .env may set."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name in Settings.model_fields | ServerSettings.model_fields:
-            environment.delenv(name.upper(), raising=False)
-        logs.configure()
-        yield
+from app.main import create_app  # noqa: E402
 
 
 @pytest.fixture(scope="session")
