@@ -261,7 +261,7 @@ def test_a_blocked_worker_is_replaced_and_the_log_shows_where_it_was_blocked() -
 def test_nothing_is_written_to_disk(tmp_path: Path) -> None:
     with serving(HOME=str(tmp_path)) as server:
         for process in server.popen.pid, *server.workers():
-            files = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+            files = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
             written = {file for file in files if re.match("/(?!dev/)", file)}
             assert written <= {str(server.log_file)}
     assert not [*tmp_path.iterdir()]
