@@ -173,6 +173,19 @@ def test_a_value_in_env_is_literal_and_the_last_counts(value: str) -> None:
     assert found(text) == {"A": value, "B": value}
 
 
+def test_make_repairs_a_venv_whose_python_is_gone(bake: Bake, tmp_path: Path) -> None:
+    """An update of the system may remove the Python that it links to."""
+    service = bake().copy(tmp_path / "service")
+    python = service.path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    (service.path / ".venv/installed").touch()
+    python.symlink_to(sys.executable)
+    assert "make_venv" not in service.run("make", "--dry-run", "test")
+    python.unlink()
+    python.symlink_to("/usr/bin/python3.99")
+    assert "make_venv" in service.run("make", "--dry-run", "test")
+
+
 def test_make_dev_keeps_the_variables_of_the_shell(bake: Bake, tmp_path: Path) -> None:
     """make hands on its own value of a variable that the shell has, too."""
     service = bake().copy(tmp_path / "service")

@@ -25,10 +25,11 @@ def find_password(settings: Settings, url: URL) -> str:
     secret = settings.database_password or str(url.password or "")
     if settings.database_password_file:
         try:
-            secret = Path(settings.database_password_file).read_text("utf-8").rstrip("\r\n")
-        except OSError as error:
+            secret = Path(settings.database_password_file).read_text("utf-8-sig").rstrip("\r\n")
+        except (OSError, UnicodeError) as error:
             # The path is not shown: some write the password there.
-            raise ValueError(f"DATABASE_PASSWORD_FILE: {error.strerror}") from None
+            reason = getattr(error, "strerror", "it is not UTF-8")
+            raise ValueError(f"DATABASE_PASSWORD_FILE: {reason}") from None
     if secret == SAMPLE_PASSWORD and not settings.development:
         raise ValueError("DATABASE_PASSWORD is the sample; set another one, or DEVELOPMENT=true")
     return secret

@@ -98,7 +98,7 @@ def with_password(**values: object) -> str | None:
 
 def test_the_password_comes_from_the_url_a_setting_or_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    secret.write_text(" from a file \n")
+    secret.write_text(" from a file \n", "utf-8-sig")  # as some editors do
     assert with_password(database_url="postgres://app:in%40it@localhost/app") == "in@it"
     assert with_password(database_password="s3cr3t") == "s3cr3t"
     assert with_password(database_password_file=str(secret)) == " from a file "
@@ -121,6 +121,13 @@ def test_a_password_is_not_shown() -> None:
     url = "postgresql://app:s3cr3t@h/app"
     settings = Settings.model_construct(database_url=url, database_password="s3cr3t")
     assert "s3cr3t" not in repr(settings)
+
+
+def test_a_file_that_is_not_utf_8_is_named_by_its_variable(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cr3t", "utf-16")
+    with pytest.raises(ValueError, match="DATABASE_PASSWORD_FILE: it is not UTF-8"):
+        with_password(database_password_file=str(secret))
 
 
 def test_a_password_where_a_file_name_belongs_is_not_shown() -> None:
