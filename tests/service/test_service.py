@@ -102,6 +102,34 @@ def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bak
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
 
 
+TABLE = """
+from datetime import date
+from uuid import UUID
+
+from sqlalchemy import JSON, ForeignKey
+
+class Review(Base):
+    __tablename__ = "reviews"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("items.item_id"))
+    answers: Mapped[UUID | None] = mapped_column(ForeignKey("reviews.id"))
+    day: Mapped[date]
+    data: Mapped[dict[str, str]] = mapped_column(JSON)
+"""
+
+
+def test_its_tests_of_migrations_pass_with_an_owner_s_tables(bake: Bake, tmp_path: Path) -> None:
+    """A row of each refers to others, while later migrations go up and down."""
+    service = bake().copy(tmp_path / "service")
+    for addition in TABLE, "    one: Mapped[int | None]\n", "    two: Mapped[int | None]\n":
+        with (service.path / "app/items/tables.py").open("a") as tables:
+            tables.write(addition)
+        service.python("-m", "app.database")
+        service.python("-m", "alembic", "revision", "--autogenerate", "--message=More")
+    tests = ("tests/test_database.py", "-k", "migration", "-p", "no:cacheprovider")
+    assert "passed" in service.python("-m", "pytest", *tests)
+
+
 @pytest.mark.parametrize("kubernetes", ["no", "yes"])
 def test_without_a_database_there_is_no_trace_of_one(kubernetes: str, bake: Bake) -> None:
     service = bake(database="none", kubernetes=kubernetes)

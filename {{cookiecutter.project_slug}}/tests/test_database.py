@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -66,19 +67,24 @@ def sample(column: sa.Column[Any]) -> object:
     """Return a value for `column`; every key is 1, so that rows refer to each other."""
     if isinstance(column.type, sa.Enum):
         return column.type.enums[0]
-    values: dict[type, object] = {str: "1", datetime: datetime.now(UTC), bytes: b"1", bool: True}
+    if isinstance(column.type, sa.JSON):
+        return {}
+    values: dict[type, object] = {str: "1", bytes: b"1", bool: True, UUID: UUID(int=1), list: []}
+    # SQLAlchemy does not know what some types are, such as an address of PostgreSQL.
+    values |= {datetime: datetime.now(UTC), date: date.max, object: None}
     kind = column.type.python_type
-    return values.get(kind) or kind(1)
+    return values[kind] if kind in values else kind(1)
 
 
 def fill(connection: Connection) -> dict[str, int]:
-    """Insert a row into each empty table; return the number of rows of each."""
+    """Empty each table and insert a row; return the number of rows of each."""
     metadata = sa.MetaData()
     metadata.reflect(connection)
     tables = [table for table in metadata.sorted_tables if table.name != "alembic_version"]
+    for table in reversed(tables):
+        connection.execute(table.delete())
     for table in tables:
         row = {column.name: sample(column) for column in table.columns if not column.computed}
-        connection.execute(table.delete()) if not table.foreign_keys else None
         connection.execute(table.insert(), row)
     return rows(connection)
 
