@@ -106,7 +106,7 @@ TABLE = """
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import JSON, ForeignKey
+from sqlalchemy import JSON, ForeignKey, Index, text
 
 class Review(Base):
     __tablename__ = "reviews"
@@ -115,6 +115,7 @@ class Review(Base):
     answers: Mapped[UUID | None] = mapped_column(ForeignKey("reviews.id"))
     day: Mapped[date]
     data: Mapped[dict[str, str]] = mapped_column(JSON)
+    __table_args__ = (Index("ix_day", text("lower(day)")),)
 """
 
 
