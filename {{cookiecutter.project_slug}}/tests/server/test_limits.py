@@ -312,9 +312,12 @@ def test_a_head_that_http_forbids_is_refused(head: bytes, expected: int, server:
         assert b"connection: close" in received
 
 
-def test_an_error_does_not_overtake_an_earlier_answer(server: Process) -> None:
+@pytest.mark.parametrize(("then", "answers"), [(b"", 1), (GET, 2), (POST + CHUNKED + b"\r\n", 1)])
+def test_an_error_does_not_overtake_an_earlier_answer(
+    then: bytes, answers: int, server: Process
+) -> None:
     slow = GET.replace(b"/", b"/sleep?seconds=0.3", 1)
-    assert statuses(server.exchange(slow + GET + b"no HTTP\r\n\r\n")) == [200, 200]
+    assert statuses(server.exchange(slow + then + b"no HTTP\r\n\r\n")) == [200] * answers
 
 
 def test_a_broken_body_ends_its_request(server: Process) -> None:
