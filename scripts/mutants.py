@@ -41,7 +41,7 @@ GROUPS = {
             "gunicorn_conf": "tests/server/test_gunicorn_conf.py tests/server/test_startup.py"
             " tests/server/test_shutdown.py",
             "limits": "tests/server/test_limits.py"
-            " tests/server/test_shutdown.py::test_a_stop_does_not_wait_for_idle_clients"
+            " tests/server/test_shutdown.py::test_a_stop_waits_for_requests_but_not_for_idle_clients"
             " tests/server/test_shutdown.py::test_at_a_stop_every_client_is_told_which_answer_is_the_last"
             f" && cd .. && {sys.executable} -m pytest -x -q -m slow tests/service/test_websockets.py",
             "probe": "tests/server/test_probe.py",

@@ -312,9 +312,17 @@ def test_a_head_that_http_forbids_is_refused(head: bytes, expected: int, server:
         assert b"connection: close" in received
 
 
-def test_an_error_does_not_overtake_an_earlier_answer(server: Process) -> None:
+@pytest.mark.parametrize(
+    ("then", "answers", "told"),
+    [(b"", 1, True), (GET, 2, True), (POST + CHUNKED + b"\r\n", 1, False)],
+)
+def test_an_error_does_not_overtake_an_earlier_answer(
+    then: bytes, answers: int, told: bool, server: Process
+) -> None:
     slow = GET.replace(b"/", b"/sleep?seconds=0.3", 1)
-    assert statuses(server.exchange(slow + GET + b"no HTTP\r\n\r\n")) == [200, 200]
+    received = server.exchange(slow + then + b"no HTTP\r\n\r\n")
+    assert statuses(received) == [200] * answers
+    assert (b"connection: close" in received) == told
 
 
 def test_a_broken_body_ends_its_request(server: Process) -> None:

@@ -184,11 +184,17 @@ def test_running_requests_finish_and_endless_ones_are_cancelled() -> None:
             connection.close()
 
 
-def test_a_stop_does_not_wait_for_idle_clients() -> None:
-    with serving(GRACEFUL_TIMEOUT="60") as server, server.connect(), server.connect() as used:
+def test_a_stop_waits_for_requests_but_not_for_idle_clients() -> None:
+    with serving(GRACEFUL_TIMEOUT="60") as server:
+        new, used, busy = (server.connect() for _ in range(3))
         used.sendall(GET)
         answer(used)
+        busy.sendall(b"GET /sleep?seconds=3 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
         assert server.stop() == 0
+        assert answer(busy).startswith(b"HTTP/1.1 200 ")
+        for connection in new, used, busy:
+            connection.close()
 
 
 def test_a_quick_stop_waits_for_nothing() -> None:
