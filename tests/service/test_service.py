@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -129,6 +130,26 @@ def test_its_tests_of_migrations_pass_with_an_owner_s_tables(bake: Bake, tmp_pat
         service.python("-m", "alembic", "revision", "--autogenerate", "--message=More")
     tests = ("tests/test_database.py", "-k", "migration", "-p", "no:cacheprovider")
     assert "passed" in service.python("-m", "pytest", *tests)
+
+
+@pytest.mark.parametrize("database", ["none", pytest.param("sqlite", marks=pytest.mark.slow)])
+def test_its_tests_pass_when_another_feature_has_replaced_the_items(
+    database: str, bake: Bake, tmp_path: Path
+) -> None:
+    """As the README says: `app/items` is a pattern; then delete it."""
+    service = bake(database=database).copy(tmp_path / "service")
+    (service.path / "app/items").rename(service.path / "app/boats")
+    shutil.rmtree(service.path / "tests/items")
+    for file in (service.path / "app").rglob("*.py"):
+        text = file.read_text().replace("app.items", "app.boats")
+        if file.parent.name in {"boats", "versions"} or file.name == "main.py":
+            text = text.replace("item", "boat").replace("Item", "Boat")
+        file.write_text(text)
+    options = ("-p", "no:cacheprovider", "--ignore=tests/server")
+    output = service.python("-m", "pytest", *options)
+    assert "passed" in output
+    assert "skipped" not in output
+    service.python("-m", "mypy", "--cache-dir", "/dev/null")
 
 
 @pytest.mark.parametrize("kubernetes", ["no", "yes"])

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -19,25 +21,52 @@ from app.settings import Settings
 JSON = {"content-type": "application/json"}
 
 
+class Lamp(BaseModel):
+    """A lamp; the tests do not depend on app/items, which may be deleted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    price: Annotated[float, Field(allow_inf_nan=False)]
+
+
+async def create_lamp(lamp: Lamp) -> Lamp:
+    """Return the lamp."""
+    return lamp
+
+
+@pytest.fixture
+def lamps(client: TestClient) -> TestClient:
+    """Return a client of a service that has lamps."""
+
+    async def read_lamp(lamp_id: int) -> int:
+        return lamp_id
+
+    app: FastAPI = client.app  # type: ignore[assignment]
+    app.post("/lamps/")(create_lamp)
+    app.get("/lamps/{lamp_id}")(read_lamp)
+    return client
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
         ("GET", "/nowhere", b"", 404),
         ("GET", "/nowhere/", b"", 404),
         ("DELETE", "/", b"", 405),
-        ("POST", "/items/", b"\xff\xfe{", 400),
-        ("POST", "/items/", b"x" * 2_000_000, 413),
-        ("GET", "/items/secret", b"", 422),
-        ("POST", "/items/", b"secret", 422),
-        ("POST", "/items/", b'{"name": "secret"}', 422),
-        ("POST", "/items/", b'{"name": "a", "price": NaN}', 422),
-        ("POST", "/items/", b'{"name": "a", "price": 1, "\\ud800": 1}', 422),
+        ("POST", "/lamps/", b"\xff\xfe{", 400),
+        ("POST", "/lamps/", b"x" * 2_000_000, 413),
+        ("GET", "/lamps/secret", b"", 422),
+        ("POST", "/lamps/", b"secret", 422),
+        ("POST", "/lamps/", b'{"name": "secret"}', 422),
+        ("POST", "/lamps/", b'{"name": "a", "price": NaN}', 422),
+        ("POST", "/lamps/", b'{"name": "a", "price": 1, "\\ud800": 1}', 422),
     ],
 )
 def test_every_bad_request_is_answered_in_one_format(
-    method: str, path: str, body: bytes, status: int, client: TestClient
+    method: str, path: str, body: bytes, status: int, lamps: TestClient
 ) -> None:
-    answer = client.request(method, path, content=body, headers=JSON)
+    answer = lamps.request(method, path, content=body, headers=JSON)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
     assert answer.json().keys() == {"detail"}
@@ -156,17 +185,18 @@ def test_a_body_that_cannot_be_stored_is_no_error_of_the_client(
     async def fail() -> Message:
         raise failure  # as form parsing does when it cannot write a temporary file
 
+    app.post("/lamps/")(create_lamp)
     app.add_middleware(lambda inner: lambda scope, _, send: inner(scope, fail, send))
-    answer = TestClient(app).post("/items/", content=b"{}", headers=JSON)
+    answer = TestClient(app).post("/lamps/", content=b"{}", headers=JSON)
     assert answer.status_code == status
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert errors == ([f"the body cannot be stored: {message}"] if message else [])
 
 
-def test_json_that_is_nested_too_deep_is_refused(client: TestClient) -> None:
+def test_json_that_is_nested_too_deep_is_refused(lamps: TestClient) -> None:
     deep = b"[" * 50_000 + b"]" * 50_000
-    # Some versions of Python cannot read it, others find that it is no item.
-    assert client.post("/items/", content=deep, headers=JSON).status_code in {400, 422}
+    # Some versions of Python cannot read it, others find that it is no lamp.
+    assert lamps.post("/lamps/", content=deep, headers=JSON).status_code in {400, 422}
 
 
 def test_every_answer_that_an_endpoint_can_give_is_documented(client: TestClient) -> None:

@@ -53,16 +53,15 @@ def test_a_migration_that_changes_a_column_is_survived(
 ) -> None:
     """A prepared statement of before would fail until the service is started again."""
     if not settings.database_url.startswith("sqlite"):
-        path = client.post("/items/", json={"name": "Lamp", "price": 1}).headers["location"]
         for _ in range(10):  # the driver prepares what it runs more than five times
-            assert client.get(path).status_code == 200
+            assert client.get("/readyz").status_code == 200
         engine = database.create_engine(settings)
         try:
-            for length in 300, 200:
+            for length in 300, 32:
                 with engine.begin() as connection:
-                    change = f"ALTER TABLE items ALTER COLUMN name TYPE VARCHAR({length})"
+                    change = f"ALTER TABLE alembic_version ALTER version_num TYPE VARCHAR({length})"
                     connection.exec_driver_sql(change)
-                statuses = [client.get(path).status_code for _ in range(10)]
+                statuses = [client.get("/readyz").status_code for _ in range(10)]
                 assert (statuses[0], set(statuses[1:])) == (503, {200})
         finally:
             engine.dispose()
