@@ -157,9 +157,10 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     """`make run` goes through Compose; `make dev` sets the environment itself."""
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
-    lines = ["DOCS=true", " # a comment", "", "DOCS=false", *lines, " \tINDENTED=a", "WINDOWS=b\r"]
+    # Some editors write a mark before the first letter.
+    lines = ["\ufeffFIRST=z", "DOCS=true", " # a comment", "", "DOCS=false", *lines, " \tINDENTED=a", "WINDOWS=b\r"]
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
-    names += ["INDENTED", "WINDOWS", "LAST"]
+    names += ["INDENTED", "WINDOWS", "FIRST", "LAST"]
     shown = service.path / "show"
     shown.write_text(
         f'#!/bin/sh\n[ $1 = -m ] || exec {sys.executable} "$@"\nprintenv {" ".join(names)}\n'
@@ -168,7 +169,7 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     # Without a line end, as some editors leave it.
     with env_file(service, "\n".join([*lines, "LAST=c"])):
         app = ("docker", "compose", "run", "--rm", "--no-TTY", "app", "printenv")
-        values = "\n".join([*VALUES, "a", "b", "c\n"])
+        values = "\n".join([*VALUES, "a", "b", "z", "c\n"])
         assert f"false\n{values}" in service.run(*app, *names)
         dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
         assert f"true\n{values}" in dev  # the environment overrides the file

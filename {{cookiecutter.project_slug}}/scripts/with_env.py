@@ -21,5 +21,5 @@ def variables(text: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     file = Path(".env")
-    text = file.read_text("utf-8", "surrogateescape") if file.exists() else ""
+    text = file.read_text("utf-8-sig", "surrogateescape") if file.exists() else ""
     os.execvpe(sys.argv[1], sys.argv[1:], variables(text) | os.environ)  # noqa: S606 - as asked
