@@ -128,6 +128,9 @@ def test_its_tests_of_migrations_pass_with_an_owner_s_tables(bake: Bake, tmp_pat
             tables.write(addition)
         service.python("-m", "app.database")
         service.python("-m", "alembic", "revision", "--autogenerate", "--message=More")
+    branch = ("revision", "--splice", "--head=0001", "--message=Of a colleague")
+    service.python("-m", "alembic", *branch)
+    service.python("-m", "alembic", "merge", "heads", "--message=Merge")
     tests = ("tests/test_database.py", "-k", "migration", "-p", "no:cacheprovider")
     assert "passed" in service.python("-m", "pytest", *tests)
 
