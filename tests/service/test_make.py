@@ -158,7 +158,16 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
     # Some editors write a mark before the first letter.
-    lines = ["\ufeffFIRST=z", "DOCS=true", " # a comment", "", "DOCS=false", *lines, " \tINDENTED=a", "WINDOWS=b\r"]
+    lines = [
+        "\ufeffFIRST=z",
+        "DOCS=true",
+        " # a",
+        "",
+        "DOCS=false",
+        *lines,
+        " \tINDENTED=a",
+        "WINDOWS=b\r",
+    ]
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
     names += ["INDENTED", "WINDOWS", "FIRST", "LAST"]
     shown = service.path / "show"
