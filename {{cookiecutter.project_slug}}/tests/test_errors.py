@@ -53,7 +53,7 @@ def lamps(client: TestClient) -> TestClient:
     [
         ("GET", "/nowhere", b"", 404),
         ("GET", "/nowhere/", b"", 404),
-        ("DELETE", "/", b"", 405),
+        ("DELETE", "/health", b"", 405),
         ("POST", "/lamps/", b"\xff\xfe{", 400),
         ("POST", "/lamps/", b"x" * 2_000_000, 413),
         ("GET", "/lamps/secret", b"", 422),
@@ -202,4 +202,4 @@ def test_json_that_is_nested_too_deep_is_refused(lamps: TestClient) -> None:
 def test_every_answer_that_an_endpoint_can_give_is_documented(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     always = {"400", "413", "500", "503"}
-    assert paths["/"]["get"]["responses"].keys() == {"200", *always}
+    assert paths["/health"]["get"]["responses"].keys() == {"200", *always}

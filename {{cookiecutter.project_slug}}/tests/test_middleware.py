@@ -340,7 +340,7 @@ def test_event_handlers_run_once(options: dict[str, Any], settings: Settings) ->
     assert events == ["start", "later", "stop"]
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/docs", "/openapi.json"])
 def test_head_is_answered_wherever_get_is(path: str, client: TestClient) -> None:
     answer = client.head(path)
     assert answer.status_code == 200
