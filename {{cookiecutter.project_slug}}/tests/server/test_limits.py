@@ -170,7 +170,7 @@ def test_a_head_that_is_too_large_is_refused(form: bytes, pieces: int, server: P
         return server.exchange(*(head[i : i + step] for i in range(0, len(head), step)))
 
     assert statuses(send(MAX_HEAD - 200)) == [200]
-    assert statuses(send(MAX_HEAD)) == [431]
+    assert statuses(send(MAX_HEAD)) == statuses(send(2 * MAX_HEAD)) == [431]
 
 
 def test_the_size_of_a_head_counts_its_path_and_headers(server: Process) -> None:
@@ -240,6 +240,15 @@ def test_the_body_of_a_request_that_waits_is_limited(server: Process) -> None:
     dropped(server, poll + head, b"x" * 200, times=1_000_000, pause=0)
     assert resident(server) < before + 10_000
 
+    def refused(size: int) -> bool:
+        count = len(server.messages("without an answer"))
+        head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+        server.exchange(poll + head + b"x" * size)
+        return len(server.messages("without an answer")) > count
+
+    assert not refused(1_048_576)
+    assert refused(1_048_577)
+
 
 @pytest.mark.slow
 def test_every_request_of_a_client_that_leaves_gets_a_disconnect(server: Process) -> None:
@@ -278,6 +287,14 @@ def test_the_number_of_requests_that_wait_is_limited(server: Process) -> None:
     assert set(received) == {200}
     assert 500 < len(received) < 1000
     assert resident(server) < before + 10_000
+
+    def refused(waiting: int) -> bool:
+        count = len(server.messages("without an answer"))
+        server.exchange(slow + GET * (waiting - 1) + LAST)
+        return len(server.messages("without an answer")) > count
+
+    assert not refused(500)
+    assert refused(501)
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
