@@ -225,11 +225,15 @@ def test_a_replaced_worker_that_waits_can_be_stopped(tmp_path: Path) -> None:
 def test_a_worker_whose_lifespan_ends_is_replaced(tmp_path: Path) -> None:
     with serving(TASK=str(tmp_path / "failed")) as server:
         with server.connect() as connection:
-            received = b""
-            while b"connection: close" not in received:
+            answers = []
+
+            def told() -> bool:
                 connection.sendall(GET)
-                received = answer(connection)
-            assert received.startswith(b"HTTP/1.1 503 ")
+                answers.append(answer(connection))
+                return b"connection: close" in answers[-1]
+
+            wait_until(told)
+            assert answers[-1].startswith(b"HTTP/1.1 503 ")
         wait_until(lambda: len(server.messages("startup complete")) == 2)
         assert server.status("/") == 200
         assert len(server.messages("the lifespan ended: ExceptionGroup")) == 1
