@@ -135,9 +135,10 @@ def main() -> None:
     try:
         match sys.argv[1:]:
             case []:
-                if not upgrade(Settings()):
+                if upgrade(Settings()):
+                    log.info("the schema is up to date")
+                else:
                     log.warning(NEWER)
-                    return
             case ["downgrade", revision]:
                 downgrade(Settings(), revision)
             case _:
@@ -150,4 +151,3 @@ def main() -> None:
     except KeyboardInterrupt:
         log.error("stopped; the schema is as it was")
         sys.exit(143)
-    log.info("the schema is up to date")
