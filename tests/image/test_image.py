@@ -39,7 +39,8 @@ def version(answers: dict[str, str | int]) -> str:
 
 @pytest.fixture(params=COMBINATIONS, ids=version)
 def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
-    return {**DEFAULTS, **request.param}
+    asked = "python_version", "port", "workers", "database"
+    return {**{question: DEFAULTS[question] for question in asked}, **request.param}
 
 
 def cpus_of(running: Container) -> int:

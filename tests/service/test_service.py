@@ -135,7 +135,8 @@ def test_its_tests_of_migrations_pass_with_an_owner_s_tables(bake: Bake, tmp_pat
     assert "passed" in service.python("-m", "pytest", *tests)
 
 
-@pytest.mark.parametrize("database", ["none", pytest.param("sqlite", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["none", "sqlite"])
 def test_its_tests_pass_when_another_feature_has_replaced_the_items(
     database: str, bake: Bake, tmp_path: Path
 ) -> None:
