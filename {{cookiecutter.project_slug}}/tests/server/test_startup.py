@@ -168,6 +168,23 @@ def test_a_replaced_worker_waits_for_its_dependency(way: str, workers: int, tmp_
 
 
 @pytest.mark.slow
+def test_a_replaced_worker_serves_as_soon_as_its_start_ends(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse"
+    warehouse.touch()
+    start = f"while not Path({str(warehouse)!r}).exists(): await asyncio.sleep(0.1)"
+    with serving(START=start) as server:
+        warehouse.unlink()
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: len(server.messages("Booting worker")) == 2)
+        assert (server.status("/livez"), server.status("/")) == (200, 503)
+        time.sleep(0.5)
+        warehouse.touch()
+        wait_until(lambda: server.status("/") == 200)
+        assert len(server.messages("Booting worker")) == 2
+        assert not server.messages("Exception")
+
+
+@pytest.mark.slow
 def test_a_replaced_worker_answers_while_its_dependency_is_silent(tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse"
     warehouse.touch()
