@@ -5,16 +5,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
 
 from app.errors import ServiceError
-from app.main import create_app
-from app.settings import Settings
 
 JSON = {"content-type": "application/json"}
 
@@ -148,16 +145,15 @@ def test_a_body_that_cannot_be_stored_is_no_error_of_the_client(
     failure: Exception,
     status: int,
     message: str,
-    settings: Settings,
+    client: TestClient,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    app = create_app(settings)
-
-    async def fail() -> Message:
+    async def fail(_: Request) -> bytes:
         raise failure  # as form parsing does when it cannot write a temporary file
 
-    app.add_middleware(lambda inner: lambda scope, _, send: inner(scope, fail, send))
-    answer = TestClient(app).post("/items/", content=b"{}", headers=JSON)
+    monkeypatch.setattr(Request, "body", fail)
+    answer = client.post("/items/", content=b"{}", headers=JSON)
     assert answer.status_code == status
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert errors == ([f"the body cannot be stored: {message}"] if message else [])
