@@ -33,7 +33,7 @@ async def ready() -> Health:
 
 def add_routes(app: FastAPI) -> None:
     """Add the routes directly: FastAPI matches the routes of an included router twice."""
-    app.add_api_route("/health", live, tags=["health"])
+    app.add_api_route("/health", live, name="health", tags=["health"])
     app.add_api_route("/livez", live, tags=["health"])
     app.add_api_route(
         "/readyz",

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
 
 from app.errors import ServiceError
-from app.main import create_app
-from app.settings import Settings
 
 JSON = {"content-type": "application/json"}
 
@@ -177,17 +174,15 @@ def test_a_body_that_cannot_be_stored_is_no_error_of_the_client(
     failure: Exception,
     status: int,
     message: str,
-    settings: Settings,
+    lamps: TestClient,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    app = create_app(settings)
-
-    async def fail() -> Message:
+    async def fail(_: Request) -> bytes:
         raise failure  # as form parsing does when it cannot write a temporary file
 
-    app.post("/lamps/")(create_lamp)
-    app.add_middleware(lambda inner: lambda scope, _, send: inner(scope, fail, send))
-    answer = TestClient(app).post("/lamps/", content=b"{}", headers=JSON)
+    monkeypatch.setattr(Request, "body", fail)
+    answer = lamps.post("/lamps/", content=b"{}", headers=JSON)
     assert answer.status_code == status
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert errors == ([f"the body cannot be stored: {message}"] if message else [])
