@@ -363,9 +363,10 @@ def test_a_mounted_application_answers_head_and_the_other_slash_itself(
     owner: Owner, others: Others, settings: Settings
 ) -> None:
     with serve(settings, *others(owner.mounts)) as client:
-        for path in "/added-sub/shelf", "/added-sub/shelf/", "/added-sub/inner/shelf", "/added-sub/inner/shelf/":
+        for path in "/shelf", "/shelf/", "/inner/shelf", "/inner/shelf/":
             for method in "GET", "HEAD":
-                answer = client.request(method, path, headers=PLAIN, follow_redirects=False)
+                url = "/added-sub" + path
+                answer = client.request(method, url, headers=PLAIN, follow_redirects=False)
                 assert answer.status_code == 200, (method, path)
                 assert answer.headers["content-length"] == "7"
         assert client.head("/added-sub/").status_code == 409
@@ -392,4 +393,5 @@ def test_a_folder_of_files_redirects_to_its_slash(
 
 def test_routes_that_are_added_later_are_documented(owner: Owner, settings: Settings) -> None:
     with serve(settings, owner.router_with_lifespan, owner.endpoints) as client:
-        assert {"/added-warehouse/", "/added-user"} <= client.get("/openapi.json").json()["paths"].keys()
+        paths = client.get("/openapi.json").json()["paths"]
+        assert {"/added-warehouse/", "/added-user"} <= paths.keys()
