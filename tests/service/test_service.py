@@ -107,7 +107,13 @@ TABLE = """
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import JSON, ForeignKey, Index, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, text
+
+class Grade(Base):
+    __tablename__ = "grades"
+    __table_args__ = (CheckConstraint("name IN ('good', 'bad')", name="known"),)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    better: Mapped[str | None] = mapped_column(ForeignKey("grades.name"))
 
 class Review(Base):
     __tablename__ = "reviews"

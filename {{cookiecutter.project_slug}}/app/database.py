@@ -75,18 +75,18 @@ class Base(DeclarativeBase):
         }
     )
     # `Mapped[datetime]` is aware on both databases; an enum is text, which is easy to change.
-    type_annotation_map = {  # noqa: RUF012 - as SQLAlchemy declares it
+    type_annotation_map = {
         datetime: UtcDateTime,
         Enum: sa.Enum(Enum, native_enum=False, length=50),
     }
 
 
-class DatabaseUnavailable(ServiceError):  # noqa: N818 - a state, not a mistake
+class DatabaseUnavailable(ServiceError):
     """The database cannot be reached, is too slow or is busy; a write may have been kept."""
 
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     code = "database_unavailable"
-    headers = {"Retry-After": "1"}  # noqa: RUF012 - never changed
+    headers = {"Retry-After": "1"}
 
 
 def create_engine(settings: Settings, **options: Any) -> Engine:

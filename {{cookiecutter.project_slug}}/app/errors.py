@@ -110,7 +110,8 @@ async def answer_failure(_: Request, __: Exception) -> Response:
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
-# For `FastAPI(exception_handlers=)`; `@app.exception_handler` replaces them one by one.
+# For `FastAPI(exception_handlers=)`, also of an application that you mount, which would answer 500
+# instead. `@app.exception_handler` replaces them one by one.
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     ServiceError: answer_service_error,
     StarletteHTTPException: answer_http_error,

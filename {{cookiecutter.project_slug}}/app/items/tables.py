@@ -10,7 +10,7 @@ class Item(Base):
     """An item; its id is never given twice."""
 
     __tablename__ = "items"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as SQLAlchemy declares it
+    __table_args__ = {"sqlite_autoincrement": True}
 
     item_id: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer(), "sqlite"), Identity(), primary_key=True
