@@ -103,6 +103,21 @@ def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bak
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
 
 
+@pytest.mark.parametrize("database", ["sqlite", "none"])
+def test_its_tests_pass_with_a_setting_that_has_no_default(
+    database: str, bake: Bake, tmp_path: Path
+) -> None:
+    service = bake(database=database).copy(tmp_path / "service")
+    with (service.path / "app/settings.py").open("a") as settings:
+        settings.write("\n    key: str\n")
+    main = service.path / "app/main.py"
+    state = "    app.state.settings = settings\n"
+    text = main.read_text("utf-8")
+    main.write_text(text.replace(state, state + "    app.state.key = settings.key\n"), "utf-8")
+    tests = ("tests/test_main.py", "tests/test_middleware.py", "-p", "no:cacheprovider")
+    assert "passed" in service.python("-m", "pytest", *tests, KEY="s3cr3t")
+
+
 TABLE = """
 from datetime import date
 from uuid import UUID

@@ -34,8 +34,8 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Iterator[Settings]:
-    """Return settings for the tests' own database, up to date, and nothing else of the environment."""
-    settings = Settings.model_construct(
+    """Return settings for the tests' own database, up to date; all others have their defaults."""
+    settings = Settings(
         database_url=database_url,
         # {% if cookiecutter.database == "postgresql" %}
         development=True,

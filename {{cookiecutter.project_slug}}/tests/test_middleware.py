@@ -132,7 +132,7 @@ def test_health_checks_are_logged_when_they_fail_else_for_debugging(
 def test_a_failure_is_logged_once_and_tells_the_client_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app = create_app(Settings.model_construct())
+    app = create_app(Settings())
 
     @app.get("/fails")
     async def fails() -> None:

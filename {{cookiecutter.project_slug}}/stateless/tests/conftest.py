@@ -19,8 +19,8 @@ from app.main import create_app  # noqa: E402
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """Return the default settings, without the environment."""
-    return Settings.model_construct()
+    """Return the default settings."""
+    return Settings()
 
 
 @pytest.fixture
