@@ -127,9 +127,7 @@ def refuse(answers: Mapping[str, Any]) -> None:
     """Raise `FailedHookException` with a line for each problem, if there is one."""
     problems = [line for name in answers if (line := find_problem(name, answers[name]))]
     if (answers.get("kubernetes"), answers.get("database")) == ("yes", "sqlite"):
-        problems.append(
-            "kubernetes: 'yes' is refused; it needs database=postgresql or none, since SQLite is a file"
-        )
+        problems.append("kubernetes: 'yes' is refused; it needs database=postgresql or none")
     if problems:
         # A console that lacks a letter shows its escape instead of a traceback.
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

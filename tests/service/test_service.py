@@ -95,6 +95,7 @@ def test_its_linter_finds_nothing_and_its_formatter_changes_nothing(service: Ser
     service.python("-m", "ruff", "format", "--no-cache", "--check")
 
 
+@pytest.mark.slow
 def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bake) -> None:
     """The template folder, in which test_template.py runs them, has every feature."""
     options = ("-p", "no:cacheprovider", "--ignore=tests/server")
@@ -103,6 +104,7 @@ def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bak
     assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "none"])
 def test_its_tests_pass_with_a_setting_that_has_no_default(
     database: str, bake: Bake, tmp_path: Path
@@ -141,6 +143,7 @@ class Review(Base):
 """
 
 
+@pytest.mark.slow
 def test_its_tests_of_migrations_pass_with_an_owner_s_tables(bake: Bake, tmp_path: Path) -> None:
     """A row of each refers to others, while later migrations go up and down."""
     service = bake().copy(tmp_path / "service")

@@ -326,7 +326,7 @@ def test_kubernetes_is_refused_with_a_database_that_is_a_file(
     words: list[str], workspace: Workspace
 ) -> None:
     before = tree(workspace.root)
-    told = "kubernetes: 'yes' is refused; it needs database=postgresql or none, since SQLite is a file\n"
+    told = "kubernetes: 'yes' is refused; it needs database=postgresql or none\n"
     assert workspace.run("cookiecutter", str(workspace.template), "--no-input", *words) == (1, told)
     assert tree(workspace.root) == before
 
