@@ -22,7 +22,7 @@ TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(ROOT))
 
 from hooks import post_gen_project as hook  # noqa: E402 - copier loads this file by its path
-from local_extensions import CONFIG, checked, find_problem, markdown, quoted, slug  # noqa: E402 - as above: by path
+from local_extensions import CONFIG, checked, find_problem, markdown, quoted, slug  # noqa: E402 - by its path, too
 
 QUESTIONS = [name for name in CONFIG if not name.startswith("_")]
 

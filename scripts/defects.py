@@ -2,8 +2,8 @@
 
 For files that scripts/mutants.py does not change. Copies the repository for each defect, applies it there, and
 runs the quickest tests that should notice. First, each selection of tests must pass without the defect; otherwise
-its failure would prove nothing. Ends with status 0 only if all are caught; `--without-docker` leaves out those that only a container
-shows.
+its failure would prove nothing. Ends with status 0 only if all are caught; `--without-docker` leaves out those
+that only a container shows.
 """
 
 from __future__ import annotations

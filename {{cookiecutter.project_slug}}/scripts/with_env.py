@@ -20,6 +20,8 @@ def variables(text: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(__doc__)
     file = Path(".env")
     text = file.read_text("utf-8-sig", "surrogateescape") if file.exists() else ""
-    os.execvpe(sys.argv[1], sys.argv[1:], variables(text) | os.environ)  # noqa: S606 - as asked
+    os.execvpe(sys.argv[1], sys.argv[1:], variables(text) | os.environ)  # noqa: S606 - the caller's command

@@ -13,7 +13,7 @@ from server import startup
 from server.limits import Protocol
 
 # Linux's option to accept connections of one network device, and a device that does not exist.
-SO_BINDTOIFINDEX, NO_DEVICE = 62, 2_147_483_647
+SO_BINDTOIFINDEX, NO_DEVICE = 62, 2**31 - 1
 # Seconds in which the workers accept the connections that were made before.
 ACCEPT_GRACE = 0.1
 

@@ -11,12 +11,13 @@ from app.database import Base, create_engine
 from app.settings import Settings
 from server.settings import ServerSettings
 
-# Remove what this shell or .env may set, before app.main reads it; what has no default stays.
+# The shell or .env may set variables of the service. The tests need the defaults, and keep the
+# variables of settings without one.
 for name, field in (Settings.model_fields | ServerSettings.model_fields).items():
     if not field.is_required():
         os.environ.pop(name.upper(), None)
 
-from app.main import create_app  # noqa: E402
+from app.main import create_app  # noqa: E402 - it reads the environment when it is imported
 
 
 @pytest.fixture(scope="session")

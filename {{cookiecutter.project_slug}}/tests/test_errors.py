@@ -39,9 +39,9 @@ def lamps(client: TestClient) -> TestClient:
     async def read_lamp(lamp_id: int) -> int:
         return lamp_id
 
-    app: FastAPI = client.app  # type: ignore[assignment]
-    app.post("/lamps/")(create_lamp)
-    app.get("/lamps/{lamp_id}")(read_lamp)
+    assert isinstance(client.app, FastAPI)
+    client.app.post("/lamps/")(create_lamp)
+    client.app.get("/lamps/{lamp_id}")(read_lamp)
     return client
 
 

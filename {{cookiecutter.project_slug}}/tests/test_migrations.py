@@ -385,7 +385,7 @@ def test_a_value_that_a_type_cannot_hold_refuses_the_migration(
 
 
 def copy_file(command: str, copy: bytes = b"") -> bytes:
-    """Run a command of app.database; return what it writes, or raise an error with its message."""
+    """Run a command of app.database and return its output; raise an error with its message."""
     python = [sys.executable, "-m", "app.database", command]
     done = subprocess.run(python, input=copy, capture_output=True)
     if done.returncode:
