@@ -44,7 +44,7 @@ def commands(readme: str) -> dict[str, str]:
     """Return the README's commands for people who have only Python: `generate` and `test`."""
     lines = re.findall("^python3 .*", readme, re.MULTILINE)
     (generate,) = (line for line in lines if "/cookiecutter " in line)
-    (test,) = (line for line in lines if line.endswith("pytest"))
+    (test,) = (line for line in lines if "/pytest" in line)
     return {"generate": generate, "test": test}
 
 

@@ -20,6 +20,21 @@ from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the environment that every process of a test inherits.
+
+    Byte-code is kept in a folder of its own, because tests compare the files of generated folders.
+    Without byte-code each process would compile the standard library again: official images
+    contain none, and an ordinary user cannot write beside its source.
+    """
+    if not hasattr(config, "workerinput"):  # the processes of pytest-xdist inherit all this
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ.pop("VIRTUAL_ENV", None)
+        folder = tempfile.TemporaryDirectory()
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of this repository without caches, which Cookiecutter would copy into services."""

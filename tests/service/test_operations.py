@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.commands import clean_environment, edit, wait_until
+from tests.support.commands import edit, wait_until
 from tests.support.containers import Container, answers, docker, own_copy
 from tests.support.pipelines import lend_venv
 from tests.support.services import Bake, Service
@@ -125,7 +125,6 @@ def test_make_dev_does_not_run_an_unfinished_migration(bake: Bake, tmp_path: Pat
             subprocess.Popen(
                 ["make", "dev"],
                 cwd=service.path,
-                env=clean_environment(),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

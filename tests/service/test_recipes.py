@@ -191,7 +191,7 @@ def test_a_recipe_works(
     caches: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    environment = {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PYTHONPATH": packages}
     changed = re.findall(r"^\+\+\+ b/(.*\.py)$", recipe.diff, re.MULTILINE)
     if changed:
         service.python("-m", "ruff", "check", "--no-cache", *changed)

@@ -16,15 +16,6 @@ import pytest
 T = TypeVar("T")
 
 
-def clean_environment() -> dict[str, str]:
-    """Return this process's environment without the active virtual environment.
-
-    Python writes no byte-code, because tests compare the files of generated folders.
-    """
-    own = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    return own | {"PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def outcome(
     *command: str | Path,
     cwd: Path,

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.commands import clean_environment, outcome
+from tests.support.commands import outcome
 from tests.support.services import Service
 
 PROGRAM = '#!/bin/sh\nprintf "%s\\n" "$0 $*" >>"$CALLS"\n'
@@ -120,7 +120,7 @@ class Runner:
             expression = re.compile(r"\$\{\{ (\S+) \}\}")
             told = {k: expression.sub(self._value, v) for k, v in script.environment.items()}
             environment: Mapping[str, str] = {
-                **clean_environment(),
+                **os.environ,
                 # GitLab's variables may name each other.
                 **{
                     k: re.sub(r"\$(\w+)", lambda m: self.variables[m[1]], v)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.support.commands import clean_environment, free_port, run, wait_until
+from tests.support.commands import free_port, run, wait_until
 
 # Each option of each menu is in at least one set. More combinations would render the same lines again.
 COMBINATIONS = [
@@ -134,11 +134,11 @@ class Service:
 
     def run(self, *command: str, **environment: str) -> str:
         """Run `command` in the service's folder; return its output, or fail with it."""
-        return run(*command, cwd=self.path, env=clean_environment() | environment)
+        return run(*command, cwd=self.path, env=os.environ | environment)
 
     def fails(self, *command: str) -> str:
         """Run `command`, which must fail, in the service's folder; return its output."""
-        return run(*command, cwd=self.path, env=clean_environment(), status=None)
+        return run(*command, cwd=self.path, status=None)
 
     def python(self, *arguments: str, **environment: str) -> str:
         """Run this Python, which has all of the service's packages, in the service's folder."""

@@ -244,7 +244,7 @@ class Workspace:
     def run(self, *command: str, typed: str = "", **environment: str) -> tuple[int, str]:
         """Run a module of Python in this workspace; return its exit status and what it printed."""
         own = {"HOME": str(self.root / "home"), "TMPDIR": str(self.root / "tmp")}
-        own |= {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        own["PYTHONUTF8"] = "1"
         env = os.environ | own | environment
         return outcome(sys.executable, "-m", *command, cwd=self.out, env=env, input=typed)
 

@@ -12,7 +12,7 @@ from cookiecutter.exceptions import FailedHookException
 
 from local_extensions import checked
 from scripts.copier_support import configuration
-from tests.support.commands import clean_environment, commit, edit, run
+from tests.support.commands import commit, edit, run
 from tests.support.repository import CONFIG, ROOT, TEMPLATE, tree
 from tests.support.services import Bake
 
@@ -72,7 +72,7 @@ def copy(copier: Path, template: Path, folder: Path, **answers: str | bool) -> N
         for name, value in answers.items()
     ]
     options = ["--trust", "--quiet", "--defaults", "--data=create_venv=false"]
-    run(copier, "copy", *options, *data, template, folder, cwd=template, env=clean_environment())
+    run(copier, "copy", *options, *data, template, folder, cwd=template)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_copier_update_takes_over_a_change(
     run("git", "tag", "1.1.0", cwd=repository)
 
     options = ["--trust", "--quiet", "--defaults"]
-    run(copier, "update", *options, cwd=service, env=clean_environment())
+    run(copier, "update", *options, cwd=service)
 
     changed = run("git", "status", "--porcelain", "-uall", cwd=service).split()[1::2]
     assert changed == [".copier-answers.yml", "Dockerfile"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, wait_until
+from tests.support.commands import wait_until
 from tests.support.repository import TEMPLATE, tree
 from tests.support.services import Bake
 
@@ -32,7 +32,7 @@ def command(template: Path, out: Path, *words: str) -> list[str]:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Return an environment with a home of its own."""
-    return clean_environment() | {"HOME": str(tmp_path / "home")}
+    return os.environ | {"HOME": str(tmp_path / "home")}
 
 
 @pytest.mark.parametrize("last", [".dockerignore", "Makefile", "tests/test_settings.py"])

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from hooks import post_gen_project
-from tests.support.commands import clean_environment, run
+from tests.support.commands import run
 from tests.support.repository import CONFIG, ROOT, TEMPLATE
 from tests.support.services import Bake
 
@@ -29,7 +29,7 @@ def sources() -> list[Path]:
 
 def in_place(*command: str) -> None:
     """Run `command` in the template folder, without leaving anything there."""
-    run(sys.executable, *command, cwd=TEMPLATE, env=clean_environment())
+    run(sys.executable, *command, cwd=TEMPLATE)
 
 
 def test_a_tag_fills_a_line_and_is_never_nested() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, edit, lacking, run
+from tests.support.commands import commit, edit, lacking, run
 from tests.support.repository import ROOT, TEMPLATE
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def workspace(releases: Path, tmp_path: Path) -> Workspace:
     (tmp_path / "cookiecutter.yaml").write_text(
         f"replay_dir: {tmp_path}\ncookiecutters_dir: {tmp_path}\n"
     )
-    environment = clean_environment() | {
+    environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "GIT_CONFIG_GLOBAL": str(config),
         "COOKIECUTTER_CONFIG": str(tmp_path / "cookiecutter.yaml"),

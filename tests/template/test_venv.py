@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import clean_environment, commit, lacking, outcome, run
+from tests.support.commands import commit, lacking, outcome, run
 from tests.support.repository import CONFIG, TEMPLATE
 
 SCRIPT = TEMPLATE / "scripts" / "make_venv.py"
@@ -469,7 +469,7 @@ def test_cruft_makes_a_venv_and_no_update_makes_or_touches_one(
 def test_the_service_passes_its_tests_in_the_venv(
     tool: str, template: Path, tmp_path: Path
 ) -> None:
-    env = clean_environment()
+    env = dict(os.environ)
     folders = env["PATH"].split(os.pathsep)
     env["PATH"] = os.pathsep.join(f for f in folders if not shutil.which("uv", path=f))
     if tool == "uv":
@@ -489,5 +489,5 @@ def test_uvx_generates_a_service_with_its_venv(template: Path, tmp_path: Path) -
     own = {"HOME": str(tmp_path), "PATH": path, "UV_CACHE_DIR": str(tmp_path / "cache")}
     uvx = (UV, "tool", "run", "cookiecutter", str(template), "--no-input", "--default-config")
     answers = (f"python_version=3.{THIS}", "--output-dir", str(tmp_path))
-    assert "    make test\n" in run(*uvx, *answers, cwd=tmp_path, env=clean_environment() | own)
+    assert "    make test\n" in run(*uvx, *answers, cwd=tmp_path, env=os.environ | own)
     assert (tmp_path / "my-service" / ".venv" / "installed").exists()
