@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,30 @@ WINDOWS = os.name == "nt"
 
 
 def unselected_paths(context: Mapping[str, Any]) -> list[str]:
-    """Return the paths of unselected features, except those that a selected feature shares.
+    """Return the files of unselected features; a file of two features needs both.
 
     A feature is a yes/no question (`metrics`) or a question with answers (`database=a|b`).
     """
-    paths: dict[bool, set[str]] = {True: set(), False: set()}
+    paths: set[str] = set()
     for feature, listed in context["_features"].items():
         question, _, answers = feature.partition("=")
         answer = context[question]
-        paths[answer in answers.split("|") if answers else answer is True].update(listed)
-    return sorted(paths[False] - paths[True])
+        if not (answer in answers.split("|") if answers else answer is True):
+            paths.update(listed)
+    return sorted(paths)
 
 
 def remove(project: Path, path: str) -> None:
-    """Remove a file or folder of the project, but nothing outside it."""
+    """Remove a file of the project, and the folders that become empty, but nothing outside it."""
     target = project / path
-    parent = target.parent.resolve() if target.is_symlink() else target.resolve().parent
-    if not parent.is_relative_to(project.resolve()):
+    if not target.parent.resolve().is_relative_to(project.resolve()):
         echo(f"Left {path}: it is outside of the project.")
-    elif target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    else:
+    elif target.is_symlink() or not target.is_dir():
         target.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder with the user's own files stays
+            while target.parent != project:
+                target = target.parent
+                target.rmdir()
 
 
 def is_update(context: Mapping[str, Any], project: Path) -> bool:
@@ -113,9 +116,12 @@ def keep_selected(context: Mapping[str, Any], project: Path) -> None:
     """Remove the files of unselected options; put those of `OVERLAYS` in place."""
     for path in unselected_paths(context):
         remove(project, path)
-    for overlay in filter(Path.is_dir, (project / path for path in OVERLAYS)):
-        shutil.copytree(overlay, project, dirs_exist_ok=True)
-        remove(project, overlay.name)
+    for path in chain(*context["_features"].values()):
+        overlay, _, replaced = path.partition("/")
+        if overlay in OVERLAYS and (project / path).is_file():
+            (project / replaced).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(project / path, project / replaced)
+            remove(project, path)
 
 
 def main(context: Mapping[str, Any]) -> None:

@@ -68,12 +68,12 @@ FEATURES = {
 @pytest.mark.parametrize(
     ("metrics", "database", "removed"),
     [
-        (True, "sqlite", ["stateless"]),
-        (False, "postgresql", ["app/metrics.py", "stateless", "tests/test_metrics.py"]),
-        (True, "none", ["app/database"]),
+        (True, "sqlite", ["shared", "stateless"]),
+        (False, "none", ["app/database", "app/metrics.py", "shared", "tests/test_metrics.py"]),
+        (True, "none", ["app/database", "shared"]),
     ],
 )
-def test_paths_of_unselected_features_go_except_shared_ones(
+def test_files_of_unselected_features_go_and_shared_ones_need_both(
     metrics: bool, database: str, removed: list[str]
 ) -> None:
     context = {"_features": FEATURES, "metrics": metrics, "database": database}
@@ -89,11 +89,10 @@ def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
     kubernetes = "no" if database == "sqlite" else "yes"
     service = bake(database=database, ci=ci, kubernetes=kubernetes)
     given = DEFAULTS | {"database": database, "ci": ci, "kubernetes": kubernetes}
-    for feature, paths in CONFIG["_features"].items():
-        question, _, answers = feature.partition("=")
-        selected = given[question] in answers.split("|")
-        for path in set(paths) - set(hook.OVERLAYS):
-            assert (service.path / path).exists() is selected, path
+    unselected = hook.unselected_paths({"_features": CONFIG["_features"], **given})
+    for path in {path for paths in CONFIG["_features"].values() for path in paths}:
+        if path.partition("/")[0] not in hook.OVERLAYS:
+            assert (service.path / path).exists() is (path not in unselected), path
     assert not any((service.path / overlay).exists() for overlay in hook.OVERLAYS)
 
 
@@ -117,6 +116,19 @@ def test_nothing_outside_of_the_project_is_removed(path: str, tmp_path: Path) ->
     assert (outside / "kept.txt").exists()
     assert (outside / "sub").exists()
     assert (folder / "mine.txt").exists()
+
+
+def test_files_of_the_owner_stay_in_the_folders_of_unselected_options(tmp_path: Path) -> None:
+    """As with `--overwrite-if-exists` in a repository that has a pipeline of its own."""
+    mine = [".github/CODEOWNERS", "kubernetes/mine.yaml", "app/migrations/versions/0002_mine.py"]
+    mine += ["stateless/mine.txt", "renovate.json/mine"]
+    listed = {path for paths in CONFIG["_features"].values() for path in paths}
+    folder = project(tmp_path, *mine, *(listed - {"renovate.json"}))
+    run(folder)
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    replaced = {path.partition("/")[2] for path in listed if path.startswith("stateless/")}
+    assert files == {*mine, *replaced}
+    assert not (folder / "kubernetes" / "base").exists()
 
 
 def test_a_link_is_removed_and_its_target_stays(tmp_path: Path) -> None:

@@ -67,17 +67,19 @@ def test_a_tag_names_a_feature_that_is_listed() -> None:
     assert tagged <= {feature.partition("=")[0] for feature in CONFIG["_features"]}
 
 
-def test_every_path_of_a_feature_exists() -> None:
+def test_every_file_of_a_feature_exists() -> None:
     for paths in CONFIG["_features"].values():
         assert len(paths) == len(set(paths))
         for path in paths:
-            assert (TEMPLATE / path).exists(), path
+            assert (TEMPLATE / path).is_file(), path
 
 
 def test_every_file_of_an_overlay_replaces_a_file() -> None:
+    listed = {path for paths in CONFIG["_features"].values() for path in paths}
     for folder in post_gen_project.OVERLAYS:
         for path in sources():
             if path.is_relative_to(TEMPLATE / folder):
+                assert path.relative_to(TEMPLATE).as_posix() in listed
                 assert (TEMPLATE / path.relative_to(TEMPLATE / folder)).is_file(), path
 
 
