@@ -4,7 +4,11 @@ Cookiecutter renders this file and runs the copy in the project's folder, with i
 It deletes the project when a hook fails, so trouble with .venv must not make this one fail.
 """
 
-from __future__ import annotations
+import sys
+
+# The copy lies in the temporary folder of the machine, where anybody may have left a json.py.
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
 
 import json
 import os
@@ -13,7 +17,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -135,7 +138,7 @@ def main(context: Mapping[str, Any]) -> None:
     made = os.path.lexists(".venv")
     if made:
         echo("Left .venv as it is.")
-    elif context["create_venv"]:
+    elif str(context["create_venv"]) == "True":  # a replay file may hold the word "False"
         made = make_venv()
     echo("Next:")
     make = shutil.which("make") is not None

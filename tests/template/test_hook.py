@@ -172,6 +172,17 @@ def test_the_hook_has_the_syntax_of_python_3_10_and_portable_imports() -> None:
     assert SOURCE.isascii()
 
 
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_modules_beside_the_copy_are_not_imported(
+    safe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy lies in the temporary folder of the machine, among other people's files."""
+    for name in ("__future__", "json", "shlex", "pathlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
+    assert run(project(tmp_path)).startswith("Next:\n")
+
+
 # The next commands
 
 POSIX = [".venv/bin/python -m pytest", "python3 scripts/make_venv.py"]
@@ -274,6 +285,10 @@ def test_a_console_that_lacks_a_letter_shows_its_escape(
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     (tmp_path / "é").mkdir()
     assert r"/\xe9/my-service" in run(project(tmp_path / "é"))
+
+
+def test_no_venv_is_made_for_the_word_false(tmp_path: Path) -> None:
+    assert run(project(tmp_path), create_venv="False").startswith("Next:\n")
 
 
 def test_an_existing_venv_is_left_alone(tmp_path: Path) -> None:
