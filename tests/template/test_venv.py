@@ -282,11 +282,23 @@ def odd_path(machine: Machine) -> None:
     machine.env["LC_ALL"] = "C"
 
 
+def required_hashes(machine: Machine) -> None:
+    machine.env |= {"PIP_REQUIRE_HASHES": "1", "UV_REQUIRE_HASHES": "1"}
+
+
+def venv_without_pip(machine: Machine) -> None:
+    """As uv makes it, or an interrupted `python -m venv`."""
+    command = [sys.executable, "-m", "venv", "--without-pip", machine.folder / ".venv"]
+    subprocess.run(command, check=True)
+
+
 CONDITIONS: dict[str, Callable[[Machine], object]] = {
     "HOME unset": lambda machine: machine.env.pop("HOME"),
     "another venv active": other_venv_active,
     "variables that change what pip and uv install": misleading_variables,
     "spaces, quotes and emoji in the path": odd_path,
+    "hashes required": required_hashes,
+    "a .venv without pip": venv_without_pip,
 }
 
 
@@ -296,6 +308,18 @@ CONDITIONS: dict[str, Callable[[Machine], object]] = {
 def test_it_makes_a_venv_with(condition: str, machine: Machine) -> None:
     CONDITIONS[condition](machine)
     machine.makes_venv()
+
+
+def test_a_venv_that_is_only_a_link_to_another_python_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uv leaves it when it is killed: packages would go into that Python."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    assert not script.usable("uv")
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
+    assert script.usable("uv")
 
 
 # It fails, and the last line has the reason

@@ -22,6 +22,7 @@ LOCKS = ("-r", "requirements.txt", "-r", "requirements-dev.txt")
 # The user's settings for reaching an index are kept. These would change the packages or their place.
 DROPPED = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_CONSTRAINT"}
 DROPPED |= {"PIP_NO_BINARY", "UV_NO_BINARY", "UV_CONSTRAINT", "UV_PYTHON", "UV_SYSTEM_PYTHON"}
+DROPPED |= {"PIP_PYTHON", "PIP_ROOT", "PIP_DRY_RUN", "PIP_REQUIREMENT", "UV_OVERRIDE"}
 AGAIN = r"py scripts\make_venv.py" if os.name == "nt" else "python3 scripts/make_venv.py"
 
 
@@ -74,6 +75,16 @@ def find_python(asked: int) -> tuple[int, str] | None:
         if int(minor) in SUPPORTED:
             found.setdefault(int(minor), path)
     return min(found.items(), key=lambda each: abs(each[0] - asked), default=None)
+
+
+def usable(uv: str | None) -> bool:
+    """Tell whether .venv has a Python of its own, and pip where there is no uv."""
+    code = f"import sys{'' if uv else ', pip._internal'}; sys.exit(sys.prefix == sys.base_prefix)"
+    try:
+        run(PYTHON, "-I", "-c", code, seconds=10)
+    except (VenvError, OSError):
+        return False
+    return True
 
 
 def create(asked: int, uv: str | None) -> None:
@@ -129,6 +140,8 @@ def install(uv: str | None) -> None:
             seconds=6,
             PIP_RETRIES="0",
             UV_HTTP_RETRIES="0",
+            PIP_REQUIRE_HASHES="0",
+            UV_REQUIRE_HASHES="0",
         )
     except VenvError as error:
         raise VenvError(f"the package index cannot be reached ({error})") from None
@@ -143,7 +156,7 @@ def main() -> int:
     os.chdir(ROOT)
     uv, new = shutil.which("uv"), not os.path.lexists(".venv")
     try:
-        if not Path(PYTHON).exists():
+        if not usable(uv):
             dockerfile = Path("Dockerfile").read_text("utf-8")
             create(
                 int(re.findall(r"^ARG PYTHON_VERSION=3\.(\d+)", dockerfile, re.MULTILINE)[0]), uv
