@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,27 @@ from tests.support.containers import Build, answers, docker, require_docker
 from tests.support.repository import DEFAULTS, QUESTIONS, ROOT
 from tests.support.services import Bake, Service
 
+# Variables and, with *, prefixes that change what git, make, Cookiecutter and the services do.
+FOREIGN = "GIT_* MAKE* MFLAGS COOKIECUTTER_* TAG REGISTRY DATABASE_URL LC_ALL FORCE_COLOR".split()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare the environment that every process of a test inherits.
+
+    The developer's settings do not reach the tests: git may sign commits, git's hooks set GIT_DIR,
+    and make hands ARGS down.
 
     Byte-code is kept in a folder of its own, because tests compare the files of generated folders.
     Without byte-code each process would compile the standard library again: official images
     contain none, and an ordinary user cannot write beside its source.
     """
     if not hasattr(config, "workerinput"):  # the processes of pytest-xdist inherit all this
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ.pop("VIRTUAL_ENV", None)
+        for name in list(os.environ):
+            foreign = [*FOREIGN, "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV"]
+            if any(fnmatchcase(name, pattern) for pattern in foreign):
+                del os.environ[name]
+        os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_COUNT": "1"}
+        os.environ |= {"GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
         folder = tempfile.TemporaryDirectory()
         os.environ["PYTHONPYCACHEPREFIX"] = folder.name
         config.add_cleanup(folder.cleanup)

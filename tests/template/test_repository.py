@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tomllib
@@ -68,6 +69,23 @@ def test_make_help_lists_every_target_and_each_is_a_sound_recipe() -> None:
     targets = [line.split()[0] for line in run("make", cwd=ROOT).splitlines()]
     assert targets == "help check fix test newcomer mutants bake lock benchmark".split()
     run("make", "--dry-run", "--always-make", *targets, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_the_tests_do_not_depend_on_the_settings_of_the_developer(tmp_path: Path) -> None:
+    config = tmp_path / ".gitconfig"
+    config.write_text("[commit]\ngpgsign = true\n[gpg]\nprogram = false\n[diff]\nnoprefix = true\n")
+    (tmp_path / ".cookiecutterrc").write_text("default_context: {project_slug: mine, port: 9999}")
+    foreign = {"HOME": str(tmp_path), "COOKIECUTTER_CONFIG": str(tmp_path / ".cookiecutterrc")}
+    foreign |= {"GIT_DIR": str(tmp_path / "git"), "MAKEFLAGS": "w -- ARGS=x", "MAKELEVEL": "1"}
+    foreign |= {"TAG": "1", "REGISTRY": "r", "DATABASE_URL": "x", "FORCE_COLOR": "1", "LC_ALL": "C"}
+    names = "same_bytes or cruft_refuses or letter_shows or typed or sound_recipe or make_help"
+    options = ["-p", "no:cacheprovider", "-k", f"{names} or make_dev or missing_registry"]
+    files = [f"template/test_{name}.py" for name in ("answers", "surroundings")]
+    paths = [f"tests/{file}" for file in [*files, "service/test_service.py"]]
+    env = os.environ | foreign
+    run(sys.executable, "-m", "pytest", *options, *paths, cwd=ROOT, env=env)
+    assert not (tmp_path / "git").exists()
 
 
 def test_the_readme_s_table_has_every_question_and_default() -> None:
