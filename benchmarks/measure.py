@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from hooks.post_gen_project import remove, unselected_paths
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEMPLATE = "{{cookiecutter.project_slug}}"
@@ -360,12 +362,9 @@ def plain_template(template: Path, folder: Path) -> Path:
     questions = folder / "cookiecutter.json"
     answers = json.loads(questions.read_text(encoding="utf-8"))
     # No hook removes the files of unselected options.
-    for feature, paths in answers["_features"].items():
-        question, options = feature.split("=")
-        if answers[question][0] not in options.split("|"):
-            for path in paths:
-                removed = folder / TEMPLATE / path
-                shutil.rmtree(removed) if removed.is_dir() else removed.unlink(missing_ok=True)
+    defaults = {k: v[0] if isinstance(v, list) and k[0] != "_" else v for k, v in answers.items()}
+    for unselected in unselected_paths(defaults):
+        remove(folder / TEMPLATE, unselected)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         text = path.read_text(encoding="utf-8").replace("${{", "${{ '{{' }}")
         path.write_text(re.sub(r"({{ *cookiecutter\.\w+)[^}]*}}", r"\1 }}", text), encoding="utf-8")

@@ -21,7 +21,9 @@ FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")
 
 
 def sources() -> list[Path]:
-    """List the template's files as git knows them."""
+    """List the template's files, as git knows them if this is a clone."""
+    if not (ROOT / ".git").exists():
+        return [path for path in TEMPLATE.rglob("*") if path.is_file()]
     which = ("--cached", "--others", "--exclude-standard", "-z", TEMPLATE.name)
     listed = run("git", "ls-files", *which, cwd=ROOT)
     return [ROOT / name for name in listed.split("\0") if name]

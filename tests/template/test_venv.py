@@ -288,7 +288,7 @@ def required_hashes(machine: Machine) -> None:
 
 def venv_without_pip(machine: Machine) -> None:
     """As uv makes it, or an interrupted `python -m venv`."""
-    command = [sys.executable, "-m", "venv", "--without-pip", machine.folder / ".venv"]
+    command = [sys.executable, "-m", "venv", "--without-pip", str(machine.folder / ".venv")]
     subprocess.run(command, check=True)
 
 
