@@ -30,7 +30,7 @@ for default in CONFIG.values():
     OWN_TEXT.update(map(str, default if isinstance(default, list) else [default]))
 
 DEVICES = ["con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))]
-RESERVED = {"app", "tests", "localhost", "scratch", *DEVICES}
+RESERVED = {"app", "database", "tests", "localhost", "scratch", *DEVICES}
 # Control characters, line separators, bidirectional controls, surrogates; the starts of Jinja's tags.
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|{[{%#]")
 # Quotes, backslashes, invisible characters, and characters that Python, TOML or YAML cannot hold raw.
@@ -173,7 +173,7 @@ class Answers(ext.Extension):
             raise FailedHookException(f"Cookiecutter 2.7 or newer is needed, and this is {version}")
         # A caller can replace `_jinja2_env_vars`; answers in another syntax would be code.
         for name, value in vars(Environment(**CONFIG["_jinja2_env_vars"])).items():  # noqa: S701 - no HTML
-            if name.endswith(("_string", "_prefix", "_blocks", "_sequence")):
+            if name.endswith(("_string", "_prefix", "_blocks", "_sequence", "escape")):
                 setattr(environment, name, value)
         environment.filters |= {f.__name__: f for f in (slug, quoted, markdown, checked, for_hook)}
         refuse(given())

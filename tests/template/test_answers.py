@@ -165,6 +165,7 @@ def test_a_short_name_made_from_any_text_is_valid(text: str) -> None:
         ("Привет", "privet"),
         ("🚀", "service"),
         ("Con", "con-service"),
+        ("Database", "database-service"),  # the host of PostgreSQL in compose.yaml
         ("x", "x-service"),
         ("Hi", "hi"),
         ("B2 shop", "b2-shop"),
@@ -425,10 +426,11 @@ def test_code_in_an_answer_is_refused_and_never_runs(
     [
         (LINE_CODE, {"line_statement_prefix": "%"}),
         (CODE.replace("{{", "<<"), {"variable_start_string": "<<"}),
+        ("<b> & 'x'", {"autoescape": True}),
     ],
 )
 def test_an_answer_stays_text_under_another_syntax(
-    code: str, syntax: dict[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    code: str, syntax: dict[str, Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.out)
     service = from_default_context(description=code, _jinja2_env_vars=syntax)(workspace)
