@@ -28,7 +28,8 @@ GROUPS = {
     },
     "hook": {
         "hooks/post_gen_project.py": "tests/template/test_hook.py tests/template/test_surroundings.py"
-        " tests/template/test_venv.py",
+        " tests/template/test_venv.py tests/service/test_service.py::test_it_has_exactly_these_files"
+        " tests/service/test_service.py::test_without_a_database_there_is_no_trace_of_one",
         # All but those that need the network.
         f"{SERVICE}/scripts/make_venv.py": "-m 'not docker' -k 'not passes_its_tests and not uvx'"
         " tests/template/test_venv.py tests/template/test_surroundings.py"

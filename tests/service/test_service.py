@@ -27,6 +27,11 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 
 def test_it_has_exactly_these_files(service: Service) -> None:
     assert service.files() == files(service.answers)
+    options = [*CONFIG["database"], *CONFIG["ci"]]
+    others = [each for each in options if each not in (*service.answers.values(), "none")]
+    others += ["database", "migration", "threads"] * (service.answers["database"] == "none")
+    others += ["kubernetes"] * (service.answers["kubernetes"] == "no")
+    assert [name for name in service.files() for other in others if other in name.lower()] == []
     owned = [f for f in files(DEFAULTS) if not f.startswith(("server/", "tests/server/"))]
     assert len(owned) <= 50
     assert [p for p in service.path.rglob("*") if p.is_dir() and not any(p.iterdir())] == []

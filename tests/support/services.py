@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hooks.post_gen_project import OVERLAYS, unselected_paths
 from tests.support.commands import free_port, run, wait_until
+from tests.support.repository import CONFIG, DEFAULTS, TEMPLATE, sources
 
 # Each option of each menu is in at least one set. More combinations would render the same lines again.
 COMBINATIONS = [
@@ -54,60 +56,13 @@ COMBINATIONS = [
 ]
 
 
-FILES = """
-.dockerignore .env.example .gitattributes .gitignore .grype.yaml .pre-commit-config.yaml AGENTS.md CLAUDE.md Dockerfile Makefile README.md app/__init__.py
-app/errors.py app/health.py app/items/__init__.py app/items/models.py app/items/routes.py
-app/logs.py app/main.py app/middleware.py app/settings.py compose.yaml pyproject.toml
-requirements-dev.txt requirements.txt scripts/make_venv.py scripts/with_env.py server/README.md server/__init__.py
-server/__main__.py server/cpus.py server/gunicorn_conf.py server/limits.py server/probe.py
-server/settings.py server/shutdown.py server/startup.py server/worker.py tests/conftest.py
-tests/items/test_routes.py tests/server/conftest.py tests/server/service.py
-tests/server/serving.py tests/server/test_border.py tests/server/test_cpus.py
-tests/server/test_gunicorn_conf.py tests/server/test_limits.py tests/server/test_probe.py tests/server/test_shutdown.py
-tests/server/test_startup.py tests/server/test_upstream.py tests/test_additions.py
-tests/test_errors.py tests/test_logs.py tests/test_main.py
-tests/test_middleware.py tests/test_settings.py
-""".split()
-
-
-OF_A_DATABASE = """
-DATABASE.md app/database.py app/items/queries.py app/items/tables.py app/migrations/__init__.py
-app/migrations/env.py app/migrations/script.py.mako app/migrations/versions/0001_items.py
-app/threads.py tests/test_database.py tests/test_migrations.py
-""".split()
-
-OF_ITS_KIND = {
-    "sqlite": ["app/migrations/sqlite.py"],
-    "postgresql": ["app/postgresql.py", "tests/test_postgresql.py"],
-}
-
-OF_A_PIPELINE = {
-    "github": [
-        ".github/dependabot.yml",
-        ".github/workflows/ci.yml",
-        ".github/workflows/upgrade.yml",
-    ],
-    "gitlab": [".gitlab-ci.yml", "renovate.json"],
-    "none": [],
-}
-
-
-OF_KUBERNETES = """
-KUBERNETES.md kubernetes/base/deployment.yaml kubernetes/base/kustomization.yaml
-kubernetes/base/network.yaml kubernetes/base/scaling.yaml kubernetes/base/settings.env
-kubernetes/production/kustomization.yaml kubernetes/staging/kustomization.yaml
-""".split()
-
-
 def files(answers: Mapping[str, object]) -> list[str]:
-    """List the files of a service with `answers`."""
-    kind = str(answers["database"])
-    found = [*FILES, *OF_A_PIPELINE[str(answers["ci"])]]
-    if kind != "none":
-        found += [*OF_A_DATABASE, *OF_ITS_KIND[kind]]
-    if answers.get("kubernetes") == "yes":
-        found += OF_KUBERNETES + (["kubernetes/base/migrate.yaml"] if kind == "postgresql" else [])
-    return sorted(found)
+    """List the files of a service with `answers`: the template's, without those of other features."""
+    context = {**DEFAULTS, **answers, "_features": CONFIG["_features"]}
+    gone = [*unselected_paths(context), *OVERLAYS]
+    names = (path.relative_to(TEMPLATE) for path in sources())
+    kept = (name for name in names if not any(name.is_relative_to(path) for path in gone))
+    return sorted(name.as_posix() for name in kept)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hooks import post_gen_project as hook
 from local_extensions import for_hook
 from tests.support.repository import CONFIG, DEFAULTS, ROOT
-from tests.support.services import Bake
 
 SOURCE = (ROOT / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
 ANSWERS = DEFAULTS | {"port": "9000", "create_venv": False, "database": "none", "ci": "none"}
@@ -78,22 +77,6 @@ def test_files_of_unselected_features_go_and_shared_ones_need_both(
 ) -> None:
     context = {"_features": FEATURES, "metrics": metrics, "database": database}
     assert hook.unselected_paths(context) == removed
-
-
-@pytest.mark.parametrize(
-    ("database", "ci"), [("sqlite", "github"), ("postgresql", "gitlab"), ("none", "none")]
-)
-def test_the_hook_removes_exactly_the_paths_of_the_template_s_list(
-    database: str, ci: str, bake: Bake
-) -> None:
-    kubernetes = "no" if database == "sqlite" else "yes"
-    service = bake(database=database, ci=ci, kubernetes=kubernetes)
-    given = DEFAULTS | {"database": database, "ci": ci, "kubernetes": kubernetes}
-    unselected = hook.unselected_paths({"_features": CONFIG["_features"], **given})
-    for path in {path for paths in CONFIG["_features"].values() for path in paths}:
-        if path.partition("/")[0] not in hook.OVERLAYS:
-            assert (service.path / path).exists() is (path not in unselected), path
-    assert not any((service.path / overlay).exists() for overlay in hook.OVERLAYS)
 
 
 def test_the_hook_ignores_a_list_of_features_in_the_answers(tmp_path: Path) -> None:

@@ -13,20 +13,11 @@ from packaging.requirements import Requirement
 
 from hooks import post_gen_project
 from tests.support.commands import run
-from tests.support.repository import CONFIG, ROOT, TEMPLATE
+from tests.support.repository import CONFIG, ROOT, TEMPLATE, sources
 from tests.support.services import Bake
 
 TAG = re.compile(r"\s*# \{% (if [a-z_.=!' \"]+|endif) %\}")
 FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")
-
-
-def sources() -> list[Path]:
-    """List the template's files, as git knows them if this is a clone."""
-    if not (ROOT / ".git").exists():
-        return [path for path in TEMPLATE.rglob("*") if path.is_file()]
-    which = ("--cached", "--others", "--exclude-standard", "-z", TEMPLATE.name)
-    listed = run("git", "ls-files", *which, cwd=ROOT)
-    return [ROOT / name for name in listed.split("\0") if name]
 
 
 def in_place(*command: str) -> None:
