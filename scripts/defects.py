@@ -69,7 +69,7 @@ DEFECTS = [
         f"{SERVICE}/Dockerfile",
         "{{ cookiecutter.port }}",
         "8000",
-        "tests/service/test_service.py -k are_in_one_place",
+        "tests/service/test_service.py -k are_in_one_file",
     ),
     Defect(
         "the service's folder writable by everybody",
@@ -174,7 +174,7 @@ DEFECTS = [
         f"{SERVICE}/app/middleware.py",
         '    b"x-content-type-options": b"nosniff",\n',
         "",
-        "-m docker tests/promises/test_promises.py -k security_headers",
+        "service tests/test_middleware.py",
     ),
     Defect(
         "any request id accepted",

@@ -247,31 +247,21 @@ def test_5_a_crash_loop_ends_or_becomes_unhealthy(options: list[str], image: str
 # 6 ------------------------------------------------------------------------------------------------
 
 
-def test_6_recycled_workers_lose_no_request(image: str) -> None:
-    with running(image, WORKERS=2, MAX_REQUESTS=300) as started:
-        workers = started.worker_pids()
-        count = 5000 if FULL else 2000
-        result = asyncio.run(steadily(started.address, 8000, ITEMS, 250, count))
-        assert result.failed == 0, result.outcomes
-        assert result.total == count
-        measure(6, "failed", result.failed, f" of {result.total}")
-        assert not started.worker_pids() & workers
+def test_6_workers_that_are_recycled_and_reloaded_lose_no_request(image: str) -> None:
+    times = 5 if FULL else 2
 
-
-def test_6_a_reload_loses_no_request(image: str) -> None:
     async def scenario(started: Container) -> Result:
-        times = 5 if FULL else 2
         load = asyncio.create_task(steadily(started.address, 8000, ITEMS, 250, 1000 * times))
         for _ in range(times):
             await asyncio.sleep(3)
             await asyncio.to_thread(docker, "kill", "--signal=HUP", started.name)
         return await load
 
-    with running(image, WORKERS=2) as started:
+    with running(image, WORKERS=2, MAX_REQUESTS=300) as started:
         workers = started.worker_pids()
         result = asyncio.run(scenario(started))
         assert result.failed == 0, result.outcomes
-        assert result.outcomes["ok"] == result.total
+        assert result.total == 1000 * times
         measure(6, "failed", result.failed, f" of {result.total}")
         assert not started.worker_pids() & workers
 
@@ -342,15 +332,6 @@ def test_7_a_rolling_update_loses_no_request(image: str, tmp_path: Path) -> None
 
 
 # 8 ------------------------------------------------------------------------------------------------
-
-
-def test_8_it_is_unhealthy_as_long_as_livez_fails(image: str) -> None:
-    with running(image, *QUICK_CHECKS, WORKERS=1) as started:
-        for status in 503, 500, 0:
-            started.request("GET", f"/faults/livez?status={status}")
-            wait_until(lambda: started.health == "unhealthy", 30)
-            started.request("GET", "/faults/livez?status=200")
-            started.wait_healthy(15)
 
 
 def test_8_it_is_unhealthy_while_its_loop_is_blocked(image: str) -> None:
@@ -464,17 +445,6 @@ def test_10_a_huge_body_is_refused_and_costs_no_memory(chunked: bool, image: str
             assert grown <= 10_000_000
 
 
-def test_10_a_huge_head_and_a_deep_body_are_refused(image: str) -> None:
-    with running(image, WORKERS=1) as started:
-        with socket.create_connection((started.address, 8000), timeout=10) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nX-Y: " + b"y" * 65_536 + b"\r\n\r\n")
-            assert client.recv(100).startswith(b"HTTP/1.1 4")
-        deep = b"[" * 10_000 + b"]" * 10_000
-        json = {"content-type": "application/json"}
-        answer = started.request("POST", "/items/", content=deep, headers=json)
-        assert 400 <= answer.status_code < 500
-
-
 # 11 -----------------------------------------------------------------------------------------------
 
 
@@ -547,26 +517,6 @@ def test_12_idle_connections_are_kept_and_a_prefix_works(image: str) -> None:
 
 
 # 14 -----------------------------------------------------------------------------------------------
-
-
-def test_14_every_answer_has_the_security_headers_and_every_405_has_allow(image: str) -> None:
-    with running(image) as started:
-        for path in "/", "/items/1", "/items/x", "/nowhere", "/faults/error", "/docs":
-            headers = started.request("GET", path).headers
-            assert headers["x-content-type-options"] == "nosniff"
-            assert headers["x-frame-options"] == "DENY"
-            assert headers["referrer-policy"] == "no-referrer"
-            assert headers["cache-control"] == "no-store"
-            assert "server" not in headers
-        for path, allowed in (
-            ("/", "GET, HEAD"),
-            ("/items/1", "DELETE, GET, HEAD, PUT"),
-            ("/items/", "GET, HEAD, POST"),
-        ):
-            for method in "TRACE", "PATCH", "PROPFIND":
-                answer = started.request(method, path)
-                assert answer.status_code == 405
-                assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3] if FULL else [1])

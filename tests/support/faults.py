@@ -11,8 +11,6 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-hoarded: list[bytes] = []
-
 
 @app.get("/faults/slow")
 async def slow(seconds: float) -> int:
@@ -54,11 +52,6 @@ def sync(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@app.get("/faults/die")
-async def die() -> None:
-    os._exit(1)
-
-
 @app.get("/faults/error")
 async def error() -> None:
     raise RuntimeError("a secret of the service")
@@ -69,17 +62,11 @@ async def client(request: Request) -> dict[str, str]:
     return {"host": request.client.host, "url": str(request.url)}
 
 
-@app.get("/faults/livez")
-async def set_livez(status: int) -> None:
-    livez["status"] = status
-
-
-livez = {"status": 200}
 inner = app
 
 
 class Faulty:
-    """The service, with a /livez that tests control, and a lifespan that may fail."""
+    """The service, whose process may die with a request."""
 
     def __getattr__(self, name):
         return getattr(inner, name)
@@ -87,12 +74,6 @@ class Faulty:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if os.environ.get("FAULT") == "die" and scope["type"] == "http":
             os._exit(1)
-        if scope.get("path") == "/livez" and livez["status"] != 200:
-            if livez["status"] == 0:
-                await asyncio.Event().wait()
-            await send({"type": "http.response.start", "status": livez["status"], "headers": []})
-            await send({"type": "http.response.body"})
-            return
         await inner(scope, receive, send)
 
 

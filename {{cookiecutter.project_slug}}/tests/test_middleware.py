@@ -143,6 +143,7 @@ def test_a_failure_is_logged_once_and_tells_the_client_nothing(
     assert answer.status_code == 500
     assert answer.json() == {"detail": "Internal Server Error"}
     assert len(answer.headers["x-request-id"]) == 32
+    assert answer.headers["x-content-type-options"] == "nosniff"
     (error,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert error.exc_info
     assert str(error.exc_info[1]) == "secret"
