@@ -104,14 +104,14 @@ DEFECTS = [
         f"{SERVICE}/pyproject.toml",
         '"{{ cookiecutter.description | quoted }}"',
         '"{{ cookiecutter.description }}"',
-        "tests/service/test_service.py -k gives_back_the_answers",
+        "-m slow tests/template/test_answers.py -k right_in_every_file",
     ),
     Defect(
         "a name that is not encoded in main.py",
         f"{SERVICE}/app/main.py",
         "cookiecutter.project_name | quoted",
         "cookiecutter.project_name",
-        "tests/service/test_service.py -k gives_back_the_answers",
+        "-m slow tests/template/test_answers.py -k right_in_every_file",
     ),
     Defect(
         "a short name without quotes in compose.yaml",
@@ -160,7 +160,7 @@ DEFECTS = [
         f"{SERVICE}/server/gunicorn_conf.py",
         'cpus.available() if workers == "auto" else workers',
         "7",
-        "-m docker tests/image/test_image.py -k environment_overrides",
+        "service tests/server/test_gunicorn_conf.py",
     ),
     Defect(
         "heartbeats on the disk",

@@ -20,7 +20,6 @@ from tests.support.commands import edit, program, wait_until
 from tests.support.containers import (
     HARDENED,
     Build,
-    Container,
     container,
     docker,
     measure,
@@ -43,12 +42,6 @@ def answers(request: pytest.FixtureRequest) -> dict[str, str | int]:
     return {**{question: DEFAULTS[question] for question in asked}, **request.param}
 
 
-def cpus_of(running: Container) -> int:
-    """Return how many CPUs the container sees."""
-    code = "import server.cpus; print(server.cpus.available())"
-    return int(docker("exec", running.name, "python", "-c", code))
-
-
 def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Build) -> None:
     image, port = build(**answers), int(answers["port"])
     with (
@@ -64,8 +57,10 @@ def test_it_runs_as_answered_and_stops(answers: dict[str, str | int], build: Bui
         assert running.inspect("{{.Config.User}}") == "10001:10001"
         users = {line.split()[0] for line in docker("top", running.name).splitlines()[1:]}
         assert users == {"10001"}
-        workers = cpus_of(running) if answers["workers"] == "auto" else int(answers["workers"])
-        wait_until(lambda: running.processes() == workers, 20, lambda: docker("top", running.name))
+        code = "import server.cpus; print(server.cpus.available())"
+        cpus = docker("exec", running.name, "python", "-c", code)
+        workers = int(cpus if answers["workers"] == "auto" else answers["workers"])
+        wait_until(lambda: len(running.worker_pids()) == workers, 20)
         assert running.stop() == 0
         assert {line["level"] for line in running.log()} == {"INFO"}
 
@@ -107,28 +102,6 @@ def test_both_locks_install_and_its_tests_pass(
     output = outputs[str(answers["python_version"])].result()
     assert re.search(r"\d+ passed", output)
     assert "skipped" not in output
-
-
-@pytest.mark.parametrize(
-    ("environment", "workers"),
-    [
-        ({"WORKERS": "2", "WEB_CONCURRENCY": "3"}, 3),
-        ({"WORKERS": "auto", "WEB_CONCURRENCY": ""}, None),
-        ({"PORT": "9999", "WORKERS": "1"}, 1),
-    ],
-)
-def test_the_environment_overrides_the_answers(
-    environment: dict[str, str], workers: int | None, build: Build
-) -> None:
-    options = [f"--env={name}={value}" for name, value in environment.items()]
-    with container(build(), *options, port=int(environment.get("PORT", 8000))) as running:
-        running.wait_healthy()
-        assert running.request("GET", "/health").status_code == 200
-        wait_until(
-            lambda: running.processes() == (workers or cpus_of(running)),
-            10,
-            lambda: docker("top", running.name),
-        )
 
 
 SECRETS = [
@@ -281,14 +254,6 @@ def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path
     assert "Not reproducible" in clone.fails("make", "image-reproducible")
 
 
-CHECK = (
-    "RUN find app server -type f ! -name '*.*' -print -exec false {} +"
-    "     && python -m compileall -q --invalidation-mode checked-hash app server"
-    """     && python -B -c "with __import__('contextlib').suppress(__import__('pydantic').ValidationError):"""
-    ' import app.main"'
-)
-
-
 def test_a_change_in_the_app_rebuilds_only_the_last_layers(
     bake: Bake, build: Build, tmp_path: Path
 ) -> None:
@@ -308,4 +273,5 @@ def test_a_change_in_the_app_rebuilds_only_the_last_layers(
         for step in steps
         if not any(line.split()[0] in cached for line in output.splitlines() if step in line)
     ]
-    assert anew == ["COPY --chmod=755 app app", CHECK]
+    assert [step.split()[0] for step in anew] == ["COPY", "RUN"]
+    assert anew[0] == "COPY --chmod=755 app app"

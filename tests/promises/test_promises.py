@@ -90,7 +90,7 @@ def test_1_hardened_as_any_user(kind: str, build: Build) -> None:
                 started.wait_healthy(15)
                 measure(1, "healthy after", time.monotonic() - begin, " s")
                 check_endpoints(started.url)
-                create(started, user)
+                create(started.url, user)
                 names = [] if kind == "none" else [item["name"] for item in stored(started.url)]
                 assert started.stop() == 0
                 assert {line["level"] for line in started.log()} == {"INFO"}
@@ -100,7 +100,7 @@ def test_1_hardened_as_any_user(kind: str, build: Build) -> None:
 def test_1_sqlite_needs_no_volume(image: str) -> None:
     with container(image, *HARDENED, "--user=65534") as started:
         started.wait_healthy(15)
-        create(started, "for a while")
+        create(started.url, "for a while")
 
 
 # 2 ------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_8_livez_answers_while_every_thread_is_busy(image: str) -> None:
     [("--cpus=0.5", 1), ("--cpus=1", 1), ("--cpus=1.5", 2), ("--cpuset-cpus=0", 1)],
 )
 def test_9_auto_follows_the_quota_and_the_affinity(limit: str, workers: int, image: str) -> None:
-    with running(image, limit, WORKERS="auto") as started:
+    with running(image, limit, WORKERS="auto", WEB_CONCURRENCY="") as started:
         assert len(started.worker_pids()) == min(workers, os.cpu_count() or 1)
         measure(9, f"{limit}:", workers, " worker" + "s" * (workers > 1))
 

@@ -114,10 +114,6 @@ class Container:
         number, unit = re.fullmatch(r"([\d.]+)([KMG]i)B", used).groups()  # type: ignore[union-attr]
         return float(number) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
 
-    def processes(self) -> int:
-        """Count the worker processes: all but the first."""
-        return len(docker("top", self.name).splitlines()) - 2
-
     def stop(self) -> int:
         """Stop the container as an operator does, and return its exit status."""
         docker("stop", self.name)
