@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -210,20 +209,6 @@ def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
             assert cluster.serving() == before
 
     asyncio.run(scenario())
-
-
-def test_a_migration_waits_for_a_running_one(setup: Setup) -> None:
-    """Two Jobs at once, of two versions: both end well, and the schema is the newer one's."""
-    versions = ["0.1.0", "0.2.0", "0.2.0"]
-    random.shuffle(versions)
-
-    async def scenario(cluster: Cluster) -> None:
-        jobs = [asyncio.to_thread(cluster.migrate, setup.objects(each)) for each in versions]
-        await asyncio.gather(*jobs)
-
-    asyncio.run(scenario(Cluster(Path(), setup.network, setup.secret)))
-    shown = docker("exec", setup.database, "psql", "--username=app", "-c", r"\d items")
-    assert "note" in shown
 
 
 # --- podman kube play

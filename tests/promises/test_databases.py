@@ -25,7 +25,7 @@ import pytest
 from tests.support.clients import LAMP, Client, check, create, statuses, stored
 from tests.support.commands import free_port, listens, program, wait_until
 from tests.support.containers import HARDENED, Build, Container, container, docker, ended
-from tests.support.databases import Server, database, migrate, postgresql_container, volume
+from tests.support.databases import database, migrate, postgresql_container, volume
 from tests.support.load import request
 from tests.support.services import Bake
 
@@ -158,7 +158,7 @@ def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build
     async def load(client: Client, over: asyncio.Event) -> None:
         while not over.is_set():
             await client.step()
-            if client.answers[-1][2] == 0:
+            if client.answers[-1] == 0:
                 await asyncio.sleep(0.05)
         client.close()
 
@@ -198,72 +198,9 @@ def test_acknowledged_writes_survive_a_kill(kind: str, victim: str, build: Build
             wait_until(lambda: ready(started), 30, lambda: docker("logs", started.name)[-3000:])
             assert statuses(clients)[201] > 0
             assert statuses(clients).keys() <= {0, 200, 201, 204, 404, 503}
+            assert victim != "server" or 0 not in statuses(clients), "a request got no answer"
             assert statuses(clients)[0] + statuses(clients)[503] > 0, "nobody noticed"
             check(everyone, stored(started.url))
-
-
-@pytest.mark.parametrize("fault", ["stop", "pause"])
-def test_requests_get_503_only_while_the_server_is_away(fault: str, build: Build) -> None:
-    """Twenty requests a second are sent before, during and after the fault."""
-
-    async def load(host: str, clients: list[Client], over: asyncio.Event) -> None:
-        idle: list[Client] = []
-
-        async def one(client: Client) -> None:
-            await client.step()
-            idle.append(client)
-
-        async with asyncio.TaskGroup() as group:
-            while not over.is_set():
-                if not idle:
-                    clients.append(Client(host, len(clients)))
-                group.create_task(one(idle.pop() if idle else clients[-1]))
-                await asyncio.sleep(0.05)
-        for client in clients:
-            client.close()
-
-    async def scenario(
-        host: str, server: Container, back: Callable[[], None]
-    ) -> tuple[list[Client], list[float]]:
-        clients: list[Client] = []
-        over = asyncio.Event()
-        running = asyncio.create_task(load(host, clients, over))
-        await asyncio.sleep(2)
-        times = [time.monotonic()]
-        await asyncio.to_thread(docker, fault, server.name)
-        times.append(time.monotonic())
-        await asyncio.sleep(8)
-        times.append(time.monotonic())
-        await asyncio.to_thread(back)
-        times.append(time.monotonic() + 5)
-        await asyncio.sleep(5 + 2)
-        over.set()
-        await running
-        return clients, times
-
-    with serving("postgresql", build(database="postgresql"), 2) as (started, server):
-        assert server
-
-        def back() -> None:
-            docker({"stop": "start", "pause": "unpause"}[fault], server.name)
-            Server(server, "", "").wait_ready()
-
-        workers = started.worker_pids()
-        clients, (lost, away, returning, recovered) = asyncio.run(
-            scenario(started.address, server, back)
-        )
-        answers = [answer for client in clients for answer in client.answers]
-        good = {200, 201, 204, 404}
-        assert {status for _, end, status in answers if end < lost} <= good
-        assert {s for begin, end, s in answers if begin > away and end < returning} == {503}
-        assert {status for _, _, status in answers} <= good | {503}
-        after = [status for begin, _, status in answers if begin > recovered]
-        assert after
-        assert set(after) <= good
-        check(clients, stored(started.url))
-        assert started.worker_pids() == workers
-        assert started.health == "healthy"
-        assert started.inspect("{{.RestartCount}}") == "0"
 
 
 @pytest.mark.parametrize(
@@ -289,6 +226,7 @@ def test_a_thousand_requests_without_the_server_are_503_and_leave_nothing(
                 return client.get("/items/").status_code
             return client.post("/items/", json=LAMP).status_code
 
+        workers = started.worker_pids()
         with (
             httpx2.Client(base_url=started.url, timeout=20) as client,
             ThreadPoolExecutor(50) as clients,
@@ -300,6 +238,8 @@ def test_a_thousand_requests_without_the_server_are_503_and_leave_nothing(
             docker(*back.split(), *place, server.name)
             wait_until(lambda: set(clients.map(ask, range(100))) == {200, 201}, 30)
         assert threads() == before
+        assert started.worker_pids() == workers
+        assert started.health == "healthy"
         errors = [line["message"] for line in started.log() if line["level"] != "INFO"]
         assert {message.partition(":")[0] for message in errors} == {"database_unavailable"}
 
@@ -320,7 +260,7 @@ def test_a_password_comes_from_a_file_and_is_seen_nowhere(build: Build, tmp_path
         seen = [migrate(image, *server.place, *secret)]
         with container(image, *HARDENED, *server.place, *secret) as started:
             started.wait_healthy()
-            create(started, "Lamp")
+            create(started.url, "Lamp")
             docker("kill", server.container.name)
             for path in "/items/", "/readyz", "/openapi.json":
                 answer = started.request("GET", path)
@@ -331,14 +271,12 @@ def test_a_password_comes_from_a_file_and_is_seen_nowhere(build: Build, tmp_path
         assert server.password not in "".join(seen)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_without_its_database_it_ends_with_the_reason(workers: int, build: Build) -> None:
+def test_without_its_database_it_ends_with_the_reason(build: Build) -> None:
     with postgresql_container() as server:
         name, password = server.container.name, server.password
 
         def reason(*options: str) -> str:
-            options = (*server.options, f"--env=WORKERS={workers}", *options)
-            *_, last = ended(build(database="postgresql"), *options)
+            *_, last = ended(build(database="postgresql"), *server.options, *options)
             assert password not in json.dumps(last)
             return str(last["message"])
 

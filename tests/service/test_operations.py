@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx2
 import pytest
 
+from tests.support.clients import create, stored
 from tests.support.commands import edit, wait_until
 from tests.support.containers import Container, answers, docker, own_copy
 from tests.support.pipelines import lend_venv
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.docker
 
 KINDS = ["sqlite", "postgresql"]
 PORT = 18005
+URL = f"http://127.0.0.1:{PORT}"
 
 
 @contextmanager
@@ -34,14 +35,8 @@ def own(bake: Bake, folder: Path, kind: str, name: str = "ops-own") -> Iterator[
         yield service
 
 
-def create(name: str, port: int = PORT) -> None:
-    answer = httpx2.post(f"http://127.0.0.1:{port}/items/", json={"name": name, "price": 1})
-    assert answer.status_code == 201, answer.text
-
-
-def names(port: int = PORT) -> list[str]:
-    items = httpx2.get(f"http://127.0.0.1:{port}/items/").json()["items"]
-    return [item["name"] for item in items]
+def names() -> list[str]:
+    return [item["name"] for item in stored(URL)]
 
 
 def add_column(service: Service, name: str) -> None:
@@ -62,7 +57,7 @@ def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) 
         service.run("make", "build", "run", "TAG=1.0.0")
         service.run("git", "init", "--quiet")
         for number in range(3):
-            create(f"Ünïcode {number}")
+            create(URL, f"Ünïcode {number}")
         before = names()
         saved = []
         for _ in range(2):  # as every night
@@ -73,11 +68,11 @@ def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) 
             assert (service.path / file).stat().st_mode & 0o077 == 0
         assert service.run("git", "status", "--porcelain", "--untracked-files=all", "backups") == ""
 
-        create("after the backup")
+        create(URL, "after the backup")
         for bad in "no backup", "":
             (service.path / "backups/bad").write_text(bad)
             service.fails("make", "restore", "FROM=backups/bad", "YES=1")
-            wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30)
+            wait_until(lambda: answers(f"{URL}/readyz"), 30)
             assert names() == [*before, "after the backup"]
 
         (service.path / "a copy").write_bytes((service.path / saved[0]).read_bytes())
@@ -89,7 +84,7 @@ def test_a_backup_brings_everything_back(kind: str, bake: Bake, tmp_path: Path) 
         service.run("docker", "compose", "down", "--volumes")
         service.run("make", "restore", f"FROM={saved[0]}", "TAG=1.0.0", "YES=1")
         assert names() == before
-        create("Lamp")
+        create(URL, "Lamp")
 
 
 def test_a_restored_backup_of_an_older_schema_can_be_migrated(bake: Bake, tmp_path: Path) -> None:
@@ -131,7 +126,7 @@ def test_make_dev_does_not_run_an_unfinished_migration(bake: Bake, tmp_path: Pat
             ) as dev,
         ):
             try:
-                wait_until(lambda: answers(f"http://127.0.0.1:{PORT}/readyz"), 30, log.read_text)
+                wait_until(lambda: answers(f"{URL}/readyz"), 30, log.read_text)
                 service.run("make", "migration", "m=Unfinished")
                 (newest,) = [file for file in versions(service) if "unfinished" in file.name]
                 newest.write_text(f"{newest.read_text()}\n# half-written\n")
@@ -171,7 +166,7 @@ def test_services_side_by_side_use_their_own_databases(bake: Bake, tmp_path: Pat
 def test_a_migration_that_fails_leaves_the_service_running(bake: Bake, tmp_path: Path) -> None:
     with own(bake, tmp_path, "postgresql") as service:
         service.run("make", "build", "run")
-        create("Lamp")
+        create(URL, "Lamp")
         (first,) = versions(service)
         text = first.read_text()
         text = re.sub('revision = "0001"', 'revision = "0002"', text, count=1)
@@ -186,7 +181,7 @@ def test_an_older_image_serves_again(kind: str, bake: Bake, tmp_path: Path) -> N
     """With each command that starts one, and after the newer image has undone its migration."""
     with own(bake, tmp_path, kind) as service:
         service.run("make", "build", "run", "TAG=1.0.0")
-        create("Lamp")
+        create(URL, "Lamp")
         add_column(service, "weight")
         service.run("make", "migration", "m=Add weights")
         service.run("make", "build", "run", "TAG=2.0.0")
@@ -227,7 +222,7 @@ def test_a_password_may_have_any_character(bake: Bake, tmp_path: Path) -> None:
     with own(bake, tmp_path, "postgresql") as service:
         (service.path / ".env").write_text("DATABASE_PASSWORD=pa$word 'x\" #1\n")
         service.run("make", "build", "run")
-        create("Lamp")
+        create(URL, "Lamp")
         service.run("make", "migrate")  # from outside
         service.run("make", "rm", "YES=1")
 
@@ -246,7 +241,7 @@ def test_compose_runs_it_with_postgresql(bake: Bake, tmp_path: Path) -> None:
         shutil.copy(service.path / ".env.example", service.path / ".env")
         compose("up", "--build", "--wait")
         assert app().health == "healthy"
-        create("Lamp")
+        create(URL, "Lamp")
         migrated = Container(compose("ps", "--all", "--quiet", "migrate").strip(), 0)
         assert migrated.inspect("{{.State.ExitCode}}") == "0"
         assert migrated.inspect("{{.State.FinishedAt}}") < app().inspect("{{.State.StartedAt}}")
