@@ -179,14 +179,6 @@ def test_the_times_fit_the_server_s(overlay: str, database: str, bake: Bake) -> 
     check_times(objects(service, overlay), settings(service, overlay))
 
 
-@pytest.mark.parametrize("longer", ["START_TIMEOUT", "GRACEFUL_TIMEOUT", "WORKER_TIMEOUT", "DRAIN"])
-def test_a_longer_time_limit_of_the_server_no_longer_fits(longer: str, bake: Bake) -> None:
-    service = bake_it(bake)
-    values = settings(service)
-    with pytest.raises(AssertionError):
-        check_times(objects(service), values | {longer: values[longer] + 20})
-
-
 def test_postgresql_has_connections_for_all_pods(bake: Bake) -> None:
     """Pods that stop are no replicas any more, and still hold their connections."""
     service = bake_it(bake)
@@ -395,8 +387,3 @@ def test_a_missing_overlay_is_asked_for(target: str, make: Any) -> None:
     assert status != 0
     assert f"Name the overlay: make {target} OVERLAY=staging" in output
     assert calls == []
-
-
-def test_make_help_lists_the_targets_of_kubernetes(bake: Bake) -> None:
-    listed = {line.split()[0] for line in bake_it(bake).run("make").splitlines()}
-    assert {"deploy", "rollback", "logs-k8s"} <= listed

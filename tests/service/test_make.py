@@ -132,21 +132,6 @@ def test_a_port_in_use_does_not_stop_the_next_run(service: Service) -> None:
     service.run("make", "rm", "YES=1")
 
 
-def test_the_port_is_changed_where_the_readme_says(service: Service, tmp_path: Path) -> None:
-    readme = " ".join(service.read("README.md").split())
-    assert "port is also in [compose.yaml](compose.yaml), after `PORT:-`" in readme
-    copy = service.copy(tmp_path / "copy")
-    copy.run("sed", "-i", f"s/PORT={PORT}/PORT=18004/", "Dockerfile")
-    copy.run("sed", "-i", f"s/PORT:-{PORT}/PORT:-18004/", "compose.yaml")
-    try:
-        assert "http://localhost:18004/docs" in copy.run("make", "build", "run")
-        assert httpx2.get("http://127.0.0.1:18004/health").status_code == 200
-        assert "--port 18004" in copy.run("make", "--dry-run", "dev")
-        assert docker("inspect", "--format", "{{.Config.Env}}", "make-test").count("18004") == 1
-    finally:
-        copy.run("make", "rm", "YES=1")
-
-
 VALUES = [
     *("pa$word", "pa$$word", "${HOME}", "$(id)", "`id`", "a b", "a #b", '"q"', "'q'", "it's"),
     "a\\nb",
