@@ -231,14 +231,6 @@ def test_a_fresh_service_of_another_database_passes(pipeline: Pipeline) -> None:
         assert "skipped" not in pipeline.run(job)
 
 
-@pytest.mark.parametrize("pipeline", ["gitlab-postgresql"], indirect=True)
-def test_gitlab_tests_with_a_real_postgresql(pipeline: Pipeline, postgresql: str) -> None:
-    """GitLab starts the server beside the job; here it runs on this machine."""
-    output = pipeline.run("test", TEST_DATABASE_URL=postgresql)
-    assert "passed" in output
-    assert "skipped" not in output
-
-
 @pytest.mark.parametrize("pipeline", ["github-none"], indirect=True)
 def test_a_failing_test_ends_the_test_job(pipeline: Pipeline) -> None:
     (pipeline.service.path / "tests/test_red.py").write_text("def test_red():\n    assert 1 == 2\n")

@@ -379,11 +379,3 @@ def test_make_rollback_and_logs_name_the_overlay(make: Any) -> None:
     status, output, calls = make("logs-k8s", "OVERLAY=staging")
     assert status == 0, output
     assert "logs --follow" in calls[0]
-
-
-@pytest.mark.parametrize("target", ["deploy", "rollback", "logs-k8s"])
-def test_a_missing_overlay_is_asked_for(target: str, make: Any) -> None:
-    status, output, calls = make(target)
-    assert status != 0
-    assert f"Name the overlay: make {target} OVERLAY=staging" in output
-    assert calls == []

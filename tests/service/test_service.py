@@ -52,13 +52,6 @@ def test_nothing_is_left_of_the_template(service: Service) -> None:
         assert "\n\n\n\n" not in text, name
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", "none"])
-def test_compose_builds_the_image_once(database: str, bake: Bake) -> None:
-    compose = yaml.safe_load(bake(database=database).read("compose.yaml"))
-    services = {k: v for k, v in compose["services"].items() if "profiles" not in v}
-    assert [name for name, service in services.items() if "build" in service] == ["app"]
-
-
 def test_python_version_and_workers_are_in_one_file_and_the_port_in_four(bake: Bake) -> None:
     answers = {"database": "postgresql", "kubernetes": "yes"}
     service = bake(python_version="3.13", port=29467, workers=37, **answers)
@@ -268,9 +261,17 @@ def test_make_dev_keeps_the_variables_of_the_shell(bake: Bake, tmp_path: Path) -
     assert output.endswith("staging\n1.0.0\n")
 
 
-@pytest.mark.parametrize("target", ["tag", "push", "pull"])
-def test_a_missing_registry_is_asked_for(target: str, bake: Bake) -> None:
-    assert f"Name the registry: make {target} REGISTRY=" in bake().fails("make", target)
+@pytest.mark.parametrize(
+    ("missing", "targets"),
+    [("REGISTRY", ["tag", "push", "pull"]), ("OVERLAY", ["deploy", "rollback", "logs-k8s"])],
+)
+def test_a_missing_registry_or_overlay_is_asked_for(
+    missing: str, targets: list[str], bake: Bake
+) -> None:
+    service = bake(database="postgresql", kubernetes="yes")
+    for target in targets:
+        (told,) = service.fails("make", target).splitlines()
+        assert f"Name the {missing.lower()}: make {target} {missing}=" in told
 
 
 @pytest.mark.parametrize("target", ["rm", "rmi", "prune", "restore"])
@@ -309,8 +310,12 @@ def test_health_check_and_stop_allow_for_the_server_s_own_limits(bake: Bake) -> 
 
 
 @pytest.mark.parametrize("database", CONFIG["database"])
-def test_every_read_only_container_of_compose_can_write_to_tmp(database: str, bake: Bake) -> None:
+def test_compose_builds_the_image_once_and_its_containers_can_write_to_tmp(
+    database: str, bake: Bake
+) -> None:
     services = yaml.safe_load(bake(database=database).read("compose.yaml"))["services"]
+    ours = {k: v for k, v in services.items() if "profiles" not in v}
+    assert [name for name, service in ours.items() if "build" in service] == ["app"]
     hardened = [each for each in services.values() if each.get("read_only")]
     assert services["app"] in hardened
     for each in hardened:

@@ -2,7 +2,6 @@
 # ruff: noqa
 # mypy: ignore-errors
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -77,14 +76,4 @@ class Faulty:
         await inner(scope, receive, send)
 
 
-@contextlib.asynccontextmanager
-async def failing(_):
-    raise RuntimeError("the database is not there")
-    yield
-
-
-if os.environ.get("FAULT") == "lifespan":
-    app.router.lifespan_context = failing
-if os.environ.get("FAULT") == "import":
-    import a_module_that_is_not_there
 app = Faulty()

@@ -208,23 +208,19 @@ def test_right_answers_pass_and_wrong_ones_get_a_line_with_rule_and_example(ques
 
 
 @pytest.mark.parametrize(
-    ("question", "lowest", "highest"), [("port", 1024, 65535), ("workers", 1, 64)]
+    ("question", "least", "most"),
+    [
+        ("port", 1024, 65535),
+        ("workers", 1, 64),
+        ("project_name", 1, 60),
+        ("project_slug", 2, 50),
+        ("description", 1, 200),
+    ],
 )
-def test_numbers_at_the_limits(question: str, lowest: int, highest: int) -> None:
-    wrong = [
-        n for n in (lowest - 1, lowest, highest, highest + 1) if find_problem(question, str(n))
-    ]
-    assert wrong == [lowest - 1, highest + 1]
-
-
-@pytest.mark.parametrize(
-    ("question", "shortest", "longest"),
-    [("project_name", 1, 60), ("project_slug", 2, 50), ("description", 1, 200)],
-)
-def test_lengths_at_the_limits(question: str, shortest: int, longest: int) -> None:
-    lengths = shortest - 1, shortest, longest, longest + 1
-    right = [n for n in lengths if not find_problem(question, "a" * n)]
-    assert right == [shortest, longest]
+def test_numbers_and_lengths_at_the_limits(question: str, least: int, most: int) -> None:
+    answer = str if question in ("port", "workers") else "a".__mul__
+    tried = least - 1, least, most, most + 1
+    assert [n for n in tried if not find_problem(question, answer(n))] == [least, most]
 
 
 # --- every way that answers take

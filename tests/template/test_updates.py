@@ -192,6 +192,7 @@ def test_an_update_brings_the_template_s_changes_and_keeps_the_owner_s(
     assert (service / ".venv").stat().st_mtime_ns == stamp
     assert [path.name for path in (service / ".venv").iterdir()] == ["made"]
     assert ".venv" not in output
+    assert "Next:" not in output
     workspace.run("cruft", "check", folder="my-service")
     main = "from app.main import create_app; print(create_app().openapi()['paths'].keys())"
     assert "/orders/" in workspace.run(sys.executable, "-c", main, folder="my-service")
