@@ -40,7 +40,10 @@ def check_endpoints(url: str) -> None:
     """Use every endpoint of the service at `url`; without a database, it keeps no items."""
     with httpx2.Client(base_url=url, timeout=20) as client:
         greeting = {"message": "Hello from FastAPI in a Docker container!"}
-        assert client.get("/").json() == greeting
+        welcome = client.get("/")
+        assert welcome.json() == greeting
+        assert welcome.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in welcome.headers
         for path in "/health", "/livez", "/readyz":
             assert client.get(path).json() == {"status": "healthy"}
         assert client.get("/docs").status_code == 200

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import importlib.util
 import io
 import json
@@ -14,10 +12,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,7 +104,7 @@ def test_the_line_with_the_reason_is_found(output: str, reason: str) -> None:
         script.run(sys.executable, "-c", code, seconds=30)
 
 
-# An index on loopback, with a package for each lock
+# An index with a package for each lock
 
 
 def wheel(name: str) -> bytes:
@@ -126,26 +123,15 @@ DEMO, MORE = wheel("demo"), wheel("more")
 LOCKED = {"requirements.txt": ("demo", DEMO), "requirements-dev.txt": ("more", MORE)}
 
 
-class Files(http.server.SimpleHTTPRequestHandler):
-    """Serve a folder; its lists of files are the pages of an index."""
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
-
-
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[str]:
-    """Serve both packages; return the address."""
+def index(tmp_path: Path) -> str:
+    """Write an index of both packages; return its address."""
     for name, packed in LOCKED.values():
-        (tmp_path / "simple" / name).mkdir(parents=True)
-        (tmp_path / "simple" / name / f"{name}-1.0-py3-none-any.whl").write_bytes(packed)
-    handler = functools.partial(Files, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/simple/"
-        server.shutdown()
-        thread.join()
+        folder, file = tmp_path / "simple" / name, f"{name}-1.0-py3-none-any.whl"
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(packed)
+        (folder / "index.html").write_text(f'<!DOCTYPE html><a href="{file}">{file}</a>')
+    return (tmp_path / "simple").as_uri()
 
 
 def write_service(folder: Path, asked: int = THIS, digest: str = "") -> None:
@@ -330,6 +316,7 @@ def test_without_a_network_one_line_has_the_reason(machine: Machine) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True).returncode:
         lacking("this user may not take the network away")
+    machine.use_index("http://127.0.0.1:9/simple/")
     machine.command = [unshare, "-n", *machine.command]
     started = time.monotonic()
     assert machine.fails().startswith("the package index cannot be reached (")
@@ -478,24 +465,8 @@ def test_cruft_makes_a_venv(machine: Machine, small_template: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["uv", "pip"])
-def test_the_service_passes_its_tests_in_the_venv(
-    tool: str, template: Path, tmp_path: Path
-) -> None:
-    env = dict(os.environ)
-    folders = env["PATH"].split(os.pathsep)
-    env["PATH"] = os.pathsep.join(f for f in folders if not shutil.which("uv", path=f))
-    if tool == "uv":
-        if UV is None:
-            lacking("no uv on this machine")
-        env["PATH"] += f"{os.pathsep}{Path(UV).parent}"
-    assert f"with {tool} ..." in generate(template, tmp_path, env, f"python_version=3.{THIS}")
-    service = tmp_path / "my-service"
-    run(".venv/bin/python", "-m", "pytest", "-q", cwd=service, env=env)
-
-
-@pytest.mark.slow
-def test_uvx_generates_a_service_with_its_venv(template: Path, tmp_path: Path) -> None:
+def test_uvx_generates_a_service_that_passes_its_tests(template: Path, tmp_path: Path) -> None:
+    """tests/image/test_image.py installs the locks with pip, and runs the tests there."""
     if UV is None:
         lacking("no uv on this machine")
     path = f"{Path(UV).parent}{os.pathsep}{os.environ['PATH']}"
@@ -503,4 +474,4 @@ def test_uvx_generates_a_service_with_its_venv(template: Path, tmp_path: Path) -
     uvx = (UV, "tool", "run", "cookiecutter", str(template), "--no-input", "--default-config")
     answers = (f"python_version=3.{THIS}", "--output-dir", str(tmp_path))
     assert "    make test\n" in run(*uvx, *answers, cwd=tmp_path, env=os.environ | own)
-    assert (tmp_path / "my-service" / ".venv" / "installed").exists()
+    run(".venv/bin/python", "-m", "pytest", "-q", cwd=tmp_path / "my-service")
