@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import yaml
 
 from tests.support.clients import check_endpoints
 from tests.support.commands import lacking, program, wait_until
-from tests.support.containers import answers, container, docker, require_docker
+from tests.support.containers import FULL, answers, container, docker, require_docker
 from tests.support.databases import postgresql_container
 from tests.support.kubelet import Cluster, Failed, Objects
 from tests.support.load import Result, until_stopped
@@ -33,7 +32,6 @@ from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
 
-FULL = os.environ.get("FULL") == "1"
 REGISTRY = "registry.example.com/team"
 # Two runs at once do not remove each other's images.
 IMAGE = f"registry.example.com/test-{uuid.uuid4().hex[:8]}/my-service"

@@ -24,15 +24,21 @@ import pytest
 
 from tests.support.clients import LAMP, Client, check, create, statuses, stored
 from tests.support.commands import free_port, listens, program, wait_until
-from tests.support.containers import HARDENED, Build, Container, container, docker, ended
+from tests.support.containers import (
+    FULL,
+    HARDENED,
+    Build,
+    Container,
+    container,
+    docker,
+    ended,
+    running,
+)
 from tests.support.databases import database, migrate, postgresql_container, volume
 from tests.support.load import request
 from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
-
-FULL = os.environ.get("FULL") == "1"
-
 
 # SQLite -------------------------------------------------------------------------------------------
 
@@ -100,11 +106,9 @@ def serving(
     """Run a service with its database, and yield both; each line of its log must be JSON."""
     with (
         database(kind, image) as (options, server),
-        container(image, *options, f"--env=WORKERS={workers}", *more) as started,
+        running(image, *options, *more, WORKERS=workers) as started,
     ):
-        started.wait_healthy()
         yield started, server
-        started.log()  # every line parses, whatever happened
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -14,7 +14,6 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -23,6 +22,7 @@ import pytest
 from tests.support.clients import check_endpoints, create, stored
 from tests.support.commands import free_port, listens, program, wait_until
 from tests.support.containers import (
+    FULL,
     HARDENED,
     Build,
     Container,
@@ -31,6 +31,7 @@ from tests.support.containers import (
     ended,
     measure,
     require_docker,
+    running,
     schemathesis,
 )
 from tests.support.databases import database
@@ -40,7 +41,6 @@ from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
 
-FULL = os.environ.get("FULL") == "1"
 # The request of tests that need any answer of the database.
 ITEMS = "/items/?limit=1"
 QUICK_CHECKS = (
@@ -62,16 +62,6 @@ def image(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     docker("build", "--tag", tag, str(faulty))
     yield tag
     docker("rmi", "--force", tag, check=False)
-
-
-@contextmanager
-def running(image: str, *options: str, **environment: str | int) -> Iterator[Container]:
-    """Run the image, and wait until it is healthy."""
-    variables = [f"--env={name}={value}" for name, value in environment.items()]
-    with container(image, *variables, *options) as started:
-        started.wait_healthy()
-        yield started
-        started.log()  # every line parses, whatever happened
 
 
 # 1 ------------------------------------------------------------------------------------------------

@@ -18,14 +18,12 @@ import httpx2
 import pytest
 
 from tests.support.commands import outcome
-from tests.support.containers import docker, require_docker
+from tests.support.containers import FULL, docker, require_docker
 from tests.support.load import Result, until_stopped
 from tests.support.repository import ROOT
 from tests.support.services import Bake
 
 pytestmark = pytest.mark.docker
-
-FULL = os.environ.get("FULL") == "1"
 
 
 @pytest.fixture

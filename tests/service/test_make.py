@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pty
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.commands import wait_until
+from tests.support.commands import run, wait_until
 from tests.support.containers import answers, docker, own_copy, require_docker
 from tests.support.services import Bake, Service
 
@@ -59,23 +56,6 @@ def healthy(service: Service) -> bool:
     return "(healthy)" in table(service, "ps")
 
 
-def typed(service: Service, command: str, keys: str) -> str:
-    """Run `command` in a terminal, type `keys`, and return what the terminal showed."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        command.split(), cwd=service.path, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        os.write(ours, keys.encode())
-        shown = b""
-        with contextlib.suppress(OSError):  # a terminal ends with an error on Linux
-            while chunk := os.read(ours, 1024):
-                shown += chunk
-    os.close(ours)
-    assert process.returncode == 0, shown
-    return shown.decode()
-
-
 def test_build_run_stop_start_logs_rm(service: Service) -> None:
     output = service.run("make", "build", "run")
     assert get("/health").json() == {"status": "healthy"}  # at once
@@ -96,7 +76,9 @@ def test_build_run_stop_start_logs_rm(service: Service) -> None:
         assert logs.stdout
         assert any("Application startup complete" in line for line in logs.stdout)
         logs.terminate()
-    assert "10001" in typed(service, "make shell", "id -u\nexit\n")
+    # `script` runs it in a terminal.
+    shell = ("script", "--quiet", "--return", "--command", "make shell", "/dev/null")
+    assert "10001" in run(*shell, cwd=service.path, input="id -u\nexit\n")
     service.run("make", "rm", "YES=1")
     assert "make-test" not in table(service, "ps")
     assert "make-test_data" in table(service, "volumes")
@@ -138,8 +120,8 @@ VALUES = [
 ]
 
 
-def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
-    """`make run` goes through Compose; `make dev` sets the environment itself."""
+def test_compose_reads_a_value_in_env_as_it_is(service: Service) -> None:
+    """`make dev` sets the environment itself; test_service.py tests that."""
     service.run("make", "build")
     lines = [f"VALUE{number}={value}" for number, value in enumerate(VALUES)]
     # Some editors write a mark before the first letter.
@@ -155,19 +137,11 @@ def test_a_value_in_env_is_read_alike_everywhere(service: Service) -> None:
     ]
     names = ["DOCS", *(f"VALUE{number}" for number in range(len(VALUES)))]
     names += ["INDENTED", "WINDOWS", "FIRST", "LAST"]
-    shown = service.path / "show"
-    shown.write_text(
-        f'#!/bin/sh\n[ $1 = -m ] || exec {sys.executable} "$@"\nprintenv {" ".join(names)}\n'
-    )
-    shown.chmod(0o755)
     # Without a line end, as some editors leave it.
     with env_file(service, "\n".join([*lines, "LAST=c"])):
         app = ("docker", "compose", "run", "--rm", "--no-TTY", "app", "printenv")
         values = "\n".join([*VALUES, "a", "b", "z", "c\n"])
         assert f"false\n{values}" in service.run(*app, *names)
-        dev = service.run("make", "dev", "PYTHON=./show", "VENV=show", DOCS="true")
-        assert f"true\n{values}" in dev  # the environment overrides the file
-    shown.unlink()
 
 
 def test_make_and_compose_take_the_same_port_tag_and_project_from_env(service: Service) -> None:

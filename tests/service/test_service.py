@@ -250,15 +250,19 @@ def test_make_repairs_a_venv_whose_python_is_gone(bake: Bake, tmp_path: Path) ->
     assert "make_venv" in service.run("make", "--dry-run", "test")
 
 
-def test_make_dev_keeps_the_variables_of_the_shell(bake: Bake, tmp_path: Path) -> None:
+def test_make_dev_reads_env_and_keeps_the_variables_of_the_shell(
+    bake: Bake, tmp_path: Path
+) -> None:
     """make hands on its own value of a variable that the shell has, too."""
     service = bake().copy(tmp_path / "service")
-    show = f'#!/bin/sh\n[ $1 = -m ] || exec {sys.executable} "$@"\nprintenv ENV TAG\n'
+    # Some editors write a mark before the first letter.
+    (service.path / ".env").write_text("\ufeffDOCS=a $b\nENV=file\nTAG=file\n", "utf-8")
+    show = f'#!/bin/sh\n[ $1 = -m ] || exec {sys.executable} "$@"\nprintenv ENV TAG DOCS\n'
     (service.path / "show").write_text(show)
     (service.path / "show").chmod(0o755)
     shell = {"ENV": "staging", "TAG": "1.0.0"}
     output = service.run("make", "dev", "PYTHON=./show", "VENV=show", **shell)
-    assert output.endswith("staging\n1.0.0\n")
+    assert output.endswith("staging\n1.0.0\na $b\n")
 
 
 @pytest.mark.parametrize(

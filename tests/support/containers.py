@@ -20,6 +20,7 @@ import httpx2
 from tests.support.commands import lacking, run, wait_until
 from tests.support.services import Bake, Service
 
+FULL = os.environ.get("FULL") == "1"
 # `build(**answers)` builds the image of a service once, and names it.
 Build = Callable[..., str]
 HARDENED = (
@@ -143,6 +144,16 @@ def container(
         yield Container(name, port)
     finally:
         docker("rm", "--force", "--volumes", name, check=False)
+
+
+@contextmanager
+def running(image: str, *options: str, **environment: str | int) -> Iterator[Container]:
+    """Run the image, and wait until it is healthy."""
+    variables = [f"--env={name}={value}" for name, value in environment.items()]
+    with container(image, *variables, *options) as started:
+        started.wait_healthy()
+        yield started
+        started.log()  # every line parses, whatever happened
 
 
 def ended(image: str, *options: str) -> list[dict[str, Any]]:
