@@ -216,23 +216,13 @@ def test_the_autoscaler_alone_sets_the_replicas(overlay: str, bake: Bake) -> Non
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-def test_a_pod_is_as_restricted_as_the_standard_asks(kind: str, bake: Bake) -> None:
-    """Pod Security Standards, profile "restricted", and what the image promises beside it."""
+def test_a_pod_has_a_small_folder_and_no_variables_of_other_services(kind: str, bake: Bake) -> None:
+    """checkov checks the security context, the token and the limit of memory."""
     specification = pod(objects(bake_it(bake)), kind)
-    assert specification["securityContext"] == {
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert specification["automountServiceAccountToken"] is False
     assert specification["enableServiceLinks"] is False
     for container in specification["containers"]:
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
         assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
-        assert {"memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
+        assert "ephemeral-storage" in container["resources"]["limits"]
     (volume,) = specification["volumes"]
     assert volume["emptyDir"]["sizeLimit"] == "256Mi"
 
