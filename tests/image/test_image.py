@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import check_endpoints
-from tests.support.commands import edit, program, wait_until
+from tests.support.commands import commit, edit, program, wait_until
 from tests.support.containers import (
     HARDENED,
     Build,
@@ -228,16 +228,13 @@ def test_the_standard_library_is_compiled_where_it_is_used(build: Build) -> None
     assert docker("run", "--rm", build(), "python", "-c", script) == "[]"
 
 
-def test_clones_made_at_different_times_give_the_same_bytes(bake: Bake, tmp_path: Path) -> None:
+def test_clones_made_at_different_times_give_the_same_bytes(
+    bake: Bake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_docker()
     original = bake().copy(tmp_path / "original")
-    original.run("git", "init", "--quiet")
-    original.run("git", "add", "--all")
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
-    committed = "2026-01-01T00:00:00Z"
-    original.run(
-        "git", *identity, "commit", "--quiet", "--message=Begin", GIT_COMMITTER_DATE=committed
-    )
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
+    commit(original.path)
     digests = []
     for umask, days_ago in ("022", 100), ("077", 0):
         clone = Service(tmp_path / umask, {})

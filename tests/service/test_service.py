@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.commands import run
+from tests.support.commands import edit, run
 from tests.support.repository import CONFIG, DEFAULTS, TEMPLATE
 from tests.support.services import COMBINATIONS, Bake, Service, files, limits
 
@@ -93,10 +93,8 @@ def test_its_tests_pass_with_a_setting_that_has_no_default(
     service = bake(database=database).copy(tmp_path / "service")
     with (service.path / "app/settings.py").open("a") as settings:
         settings.write("\n    key: str\n")
-    main = service.path / "app/main.py"
     state = "    app.state.settings = settings\n"
-    text = main.read_text("utf-8")
-    main.write_text(text.replace(state, state + "    app.state.key = settings.key\n"), "utf-8")
+    edit(service.path / "app/main.py", state, state + "    app.state.key = settings.key\n")
     tests = ("tests/test_main.py", "tests/test_middleware.py", "-p", "no:cacheprovider")
     assert "passed" in service.python("-m", "pytest", *tests, KEY="s3cr3t")
 
