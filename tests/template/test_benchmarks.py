@@ -11,9 +11,9 @@ from benchmarks import measure, report
 from benchmarks.report import Goal, Results, Sample, Spread
 
 
-def samples(metric: str, **values: list[float]) -> list[Sample]:
+def samples(metric: str, case: str = "", **values: list[float]) -> list[Sample]:
     return [
-        Sample(metric, "", candidate, number, value)
+        Sample(metric, case, candidate, number, value)
         for candidate, listed in values.items()
         for number, value in enumerate(listed)
     ]
@@ -33,24 +33,17 @@ def test_ratios_are_taken_within_rounds() -> None:
 
 
 def test_a_goal_is_judged_by_its_worst_case() -> None:
-    measured = [
-        Sample("cpu", case, candidate, 0, value)
-        for case, ours, bare in (("a", 130, 100), ("b", 150, 100))
-        for candidate, value in (("ours", ours), ("bare", bare))
-    ]
+    measured = samples("cpu", "a", ours=[130], bare=[100])
+    measured += samples("cpu", "b", ours=[150], bare=[100])
     goal = Goal("cpu", 1.4, "bare")
     assert goal.check(Results(measured)) == ("b", Spread(1.5, 1.5, 1.5))
-    assert "b | 150 µs | bare: 100 µs | 1.50 | ≤ 1.4 | **missed** |" in report.goals_table(
-        Results(measured)
-    )
+    row = "b | 150 µs | bare: 100 µs | 1.50 | ≤ 1.4 | **missed** |"
+    assert row in report.goals_table(Results(measured))
 
 
 def test_a_goal_may_compare_two_cases_of_ours() -> None:
-    measured = [
-        Sample("workers", case, "ours", number, value)
-        for case, values in (("1", [10, 30]), ("2", [13, 39]), ("4", [1, 1]))
-        for number, value in enumerate(values)
-    ]
+    measured = samples("workers", "1", ours=[10, 30])
+    measured += samples("workers", "2", ours=[13, 39]) + samples("workers", "4", ours=[1, 1])
     goal = Goal("workers", 1.25, least=True, cases=("2", "1"))
     assert goal.check(Results(measured)) == ("2", Spread(1.3, 1.3, 1.3))
     row = "on two cores: 2 | 26.0 (13.0-39.0) /s | 1: 20.0 (10.0-30.0) /s | 1.30 | ≥ 1.25 | holds |"
@@ -58,11 +51,8 @@ def test_a_goal_may_compare_two_cases_of_ours() -> None:
 
 
 def test_a_goal_may_judge_one_case_alone() -> None:
-    measured = [
-        Sample("database_read", case, candidate, 0, value)
-        for case, ours in (("sqlite", 80), ("postgresql", 10))
-        for candidate, value in (("ours", ours), ("bare", 100))
-    ]
+    measured = samples("database_read", "sqlite", ours=[80], bare=[100])
+    measured += samples("database_read", "postgresql", ours=[10], bare=[100])
     goal = Goal("database_read", 0.7, "bare", least=True, case="sqlite")
     assert goal.check(Results(measured)) == ("sqlite", Spread(0.8, 0.8, 0.8))
 
