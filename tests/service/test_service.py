@@ -77,15 +77,6 @@ def test_its_linter_finds_nothing_and_its_formatter_changes_nothing(service: Ser
 
 
 @pytest.mark.slow
-def test_its_tests_pass_without_a_database_and_whatever_the_shell_sets(bake: Bake) -> None:
-    """The template folder, in which test_template.py runs them, has every feature."""
-    options = ("-p", "no:cacheprovider", "--ignore=tests/server")
-    shell = {"LOG_LEVEL": "trace", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
-    shell["http_proxy"] = "http://127.0.0.1:1"
-    assert "skipped" not in bake(database="none").python("-m", "pytest", *options, **shell)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "none"])
 def test_its_tests_pass_with_a_setting_that_has_no_default(
     database: str, bake: Bake, tmp_path: Path
@@ -176,10 +167,11 @@ def test_the_server_keeps_its_time_limits(bake: Bake) -> None:
 
 
 @pytest.mark.slow
-def test_the_tests_and_types_of_every_combination_pass(
+def test_the_tests_and_types_of_every_combination_pass_whatever_the_shell_sets(
     service: Service, request: pytest.FixtureRequest
 ) -> None:
-    environment = {}
+    shell = {"LOG_LEVEL": "trace", "LOG_FORMAT": "console", "DOCS": "false", "MAX_BODY_SIZE": "5"}
+    environment = shell | {"http_proxy": "http://127.0.0.1:1"}
     if service.answers["database"] == "postgresql":
         environment["TEST_DATABASE_URL"] = request.getfixturevalue("postgresql")
     # The server is the same in each; test_image.py runs its tests on each Python.
