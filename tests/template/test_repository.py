@@ -13,16 +13,20 @@ import pytest
 
 from scripts.defects import DEFECTS
 from tests.support.commands import program, run
-from tests.support.repository import CONFIG, QUESTIONS, ROOT
+from tests.support.repository import CONFIG, QUESTIONS, ROOT, TEMPLATE
 from tests.support.services import Bake
 
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_every_defect_can_still_be_seeded() -> None:
-    lost = [each.name for each in DEFECTS if each.old not in (ROOT / each.file).read_text("utf-8")]
-    assert lost == []
+def test_every_defect_can_still_be_seeded_and_names_a_test() -> None:
+    for defect in DEFECTS:
+        assert defect.old in (ROOT / defect.file).read_text("utf-8"), defect.name
+        selection, _, word = defect.tests.partition(" -k ")
+        path = (TEMPLATE if selection.startswith("service ") else ROOT) / selection.split()[-1]
+        assert path.exists(), defect.name
+        assert not word or word.partition("[")[0] in path.read_text("utf-8"), defect.name
 
 
 def test_the_workflows_and_scripts_are_sound() -> None:
