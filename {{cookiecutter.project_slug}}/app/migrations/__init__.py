@@ -114,10 +114,11 @@ def upgrade(settings: Settings) -> bool:
 
 
 def downgrade(settings: Settings, revision: str) -> None:
-    """Go back to `revision`, with the data that it knows."""
+    """Undo the migrations after `revision`, and lose the data that they added."""
+    config = alembic_config(settings)
     from alembic import command
 
-    command.downgrade(alembic_config(settings), revision)
+    command.downgrade(config, revision)
 
 
 def main() -> None:
@@ -142,7 +143,7 @@ def main() -> None:
             case ["downgrade", revision]:
                 downgrade(Settings(), revision)
             case _:
-                sys.exit("usage: python -m app.database [downgrade REVISION]")
+                sys.exit("usage: python -m app.database [downgrade REVISION]; DATABASE.md has more")
     except ValidationError as error:  # of the settings; a validator of all of them gives no name
         for problem in error.errors():
             name = "".join(f" {field}" for field in problem["loc"][:1]).upper()
