@@ -91,6 +91,8 @@ def test_a_second_run_applies_changed_settings(service: Service) -> None:
         assert httpx2.get("http://127.0.0.1:18001/health").status_code == 200
         assert httpx2.get("http://127.0.0.1:18001/docs").status_code == 404
         assert docker("inspect", "--format", "{{.Config.StopTimeout}}", "make-test") == "30"
+    assert "make-test:missing" in service.fails("make", "run", "TAG=missing")
+    assert healthy(service)
     service.run("make", "rm", "YES=1")
 
 
