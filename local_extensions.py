@@ -69,7 +69,7 @@ def markdown(text: object) -> str:
 
 
 def is_text(text: str, longest: int) -> bool:
-    """Tell whether `text` is short enough, without blanks around it, visible and harmless."""
+    """Tell whether `text` is visible, not too long, without blanks at its ends, and free of code."""
     visible = any(letter.isprintable() for letter in text)
     return visible and len(text) <= longest and text == text.strip() and not NO_TEXT.search(text)
 
@@ -112,7 +112,7 @@ RULES = {
 
 
 def find_problem(name: str, answer: object) -> str:
-    """Return a line about an invalid answer, with the rule and an example; or nothing."""
+    """Return a line about an invalid answer, with the rule and an example; for a valid one, ''."""
     if name not in RULES:
         near = get_close_matches(name, RULES, 1)
         hint = f"did you mean {near[0]}?" if near else f"the questions are {', '.join(RULES)}"
@@ -162,7 +162,7 @@ def given() -> dict[str, Any]:
 
 
 class Answers(ext.Extension):
-    """Give the template its filters; Cookiecutter makes one before it asks or renders anything."""
+    """Give the template its filters; Cookiecutter creates this before it asks or renders anything."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -181,7 +181,7 @@ class Answers(ext.Extension):
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Let Jinja run the template's own text only; every other text renders as itself.
 
-        The check precedes the folder's name: a replay file skips the questions and `__checked`.
+        It checks the answers before the folder gets its name: a replay file skips `__checked`.
         """
         if source == FOLDER:
             return f"{CONFIG['__checked']}{source}"

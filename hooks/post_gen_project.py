@@ -33,13 +33,12 @@ WINDOWS = os.name == "nt"
 def unselected_paths(context: Mapping[str, Any]) -> list[str]:
     """Return the files of unselected features; a file of two features needs both.
 
-    A feature is a yes/no question (`metrics`) or a question with answers (`database=a|b`).
+    A feature is a question and the answers that select it, such as `database=sqlite|postgresql`.
     """
     paths: set[str] = set()
     for feature, listed in context["_features"].items():
-        question, _, answers = feature.partition("=")
-        answer = context[question]
-        if not (answer in answers.split("|") if answers else answer is True):
+        question, answers = feature.split("=")
+        if context[question] not in answers.split("|"):
             paths.update(listed)
     return sorted(paths)
 

@@ -25,7 +25,7 @@ from tests.support.clients import check_endpoints
 from tests.support.commands import lacking, program, wait_until
 from tests.support.containers import FULL, answers, container, docker, require_docker
 from tests.support.databases import postgresql_container
-from tests.support.kubelet import Cluster, Failed, Objects
+from tests.support.kubelet import Cluster, DeploymentError, Objects
 from tests.support.load import Result, until_stopped
 from tests.support.podman import Podman
 from tests.support.services import Bake
@@ -161,11 +161,11 @@ def test_a_bad_version_takes_no_traffic(setup: Setup, tmp_path: Path) -> None:
         async with setup.serving(tmp_path) as (cluster, result):
             before = cluster.serving()
             good = before[0].objects
-            with pytest.raises(Failed, match=r'table \\"none\\" does not exist'):
+            with pytest.raises(DeploymentError, match=r'table \\"none\\" does not exist'):
                 await cluster.deploy(setup.objects("0.3.0-migration"), 10)
             assert cluster.serving() == before, "a failed migration starts no roll-out"
             for version in "0.3.0-silent", "0.3.0-crash":
-                with pytest.raises(Failed, match="no progress"):
+                with pytest.raises(DeploymentError, match="no progress"):
                     await cluster.deploy(setup.objects(version), 15)
                 (bad,) = (pod for pod in cluster.serving() if pod.objects is not good)
                 assert set(before) < set(cluster.serving())
@@ -192,7 +192,7 @@ def test_a_lost_database_restarts_nothing_and_stops_a_roll_out(
             assert result.failed == 0
             docker("stop", setup.database)
             lost = await cluster.until(lambda: cluster.ready() == 0)
-            with pytest.raises(Failed):
+            with pytest.raises(DeploymentError):
                 await cluster.deploy(setup.objects("0.1.0"), 10)
             assert cluster.serving() == before
             await asyncio.sleep(15)

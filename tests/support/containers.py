@@ -157,7 +157,7 @@ def running(image: str, *options: str, **environment: str | int) -> Iterator[Con
 
 
 def ended(image: str, *options: str) -> list[dict[str, Any]]:
-    """Run a container that ends by itself within ten seconds, not with 0; return its log."""
+    """Run a container that must fail within ten seconds, and return its log."""
     with container(image, *options) as failing:
         begin = time.monotonic()
         wait_until(lambda: failing.inspect("{{.State.Status}}") == "exited", 10)

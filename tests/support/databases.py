@@ -42,13 +42,13 @@ class Server:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Return the options of `docker run` that say where it is."""
+        """Return the options of `docker run` for its address, without the password."""
         url = f"postgresql+psycopg://app@{self.container.name}/app"
         return ("--network", self.network, f"--env=DATABASE_URL={url}")
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Return those, and the one that brings the password."""
+        """Return the options of `docker run` for its address and password."""
         return (*self.place, f"--env=DATABASE_PASSWORD={self.password}")
 
     def wait_ready(self) -> None:

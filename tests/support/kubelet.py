@@ -24,7 +24,9 @@ from typing import Any
 from tests.support.commands import free_port
 from tests.support.containers import docker
 
+# Seconds.
 LATE = 3
+# Servers in HAProxy's configuration, one for each pod that becomes ready in a test.
 SLOTS = 100
 HAPROXY = """
 global
@@ -46,7 +48,7 @@ backend pods
 Objects = dict[str, dict[str, Any]]
 
 
-class Failed(Exception):  # noqa: N818 - it is what the controller says
+class DeploymentError(Exception):
     """A migration or a roll-out has failed."""
 
 
@@ -305,10 +307,10 @@ class Cluster:
             done = subprocess.run([*command, *arguments], capture_output=True, text=True)
             if done.returncode == 0:
                 return
-        raise Failed(done.stdout.splitlines()[-1])
+        raise DeploymentError(done.stdout.splitlines()[-1])
 
     async def deploy(self, objects: Objects, deadline: float = math.inf) -> None:
-        """Do what `make deploy` does: migrate, then roll out; raise `Failed` if there is no progress.
+        """Do what `make deploy` does: migrate, then roll out; raise `DeploymentError` if it fails.
 
         `deadline` is for tests that need not wait for as long as the manifest says.
         """
@@ -333,7 +335,7 @@ class Cluster:
             if len(new) == replicas and not old and len(available) == replicas:
                 return
             if time.monotonic() > progress + deadline:
-                raise Failed(f"no progress: {[pod.state for pod in self.pods]}")
+                raise DeploymentError(f"no progress: {[pod.state for pod in self.pods]}")
             await asyncio.sleep(0.1)
 
     async def roll_back(self, good: Objects) -> None:

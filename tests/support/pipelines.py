@@ -118,13 +118,13 @@ class Runner:
             output = self.folder / "output"
             output.write_text("")
             expression = re.compile(r"\$\{\{ (\S+) \}\}")
-            told = {k: expression.sub(self._value, v) for k, v in script.environment.items()}
+            substituted = {k: expression.sub(self._value, v) for k, v in script.environment.items()}
             environment: Mapping[str, str] = {
                 **os.environ,
                 # GitLab's variables may name each other.
                 **{
                     k: re.sub(r"\$(\w+)", lambda m: self.variables[m[1]], v)
-                    for k, v in told.items()
+                    for k, v in substituted.items()
                 },
                 **self.outputs,
                 **self.variables,
@@ -143,10 +143,8 @@ class Runner:
             if status:
                 raise JobError(printed)
             dotenv = self.clone / "image.env"
-            for told_lines in (output, dotenv) if dotenv.exists() else (output,):
-                self.outputs |= dict(
-                    line.split("=", 1) for line in told_lines.read_text().splitlines()
-                )
+            for file in (output, dotenv) if dotenv.exists() else (output,):
+                self.outputs |= dict(line.split("=", 1) for line in file.read_text().splitlines())
         return printed
 
 

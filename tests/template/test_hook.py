@@ -58,7 +58,7 @@ def run(folder: Path, stdout: int = subprocess.PIPE, **answers: object) -> str:
 # Removing unselected files
 
 FEATURES = {
-    "metrics": ["app/metrics.py", "tests/test_metrics.py"],
+    "metrics=yes": ["app/metrics.py", "tests/test_metrics.py"],
     "database=sqlite|postgresql": ["app/database", "shared"],
     "database=none": ["stateless", "shared"],
 }
@@ -67,13 +67,13 @@ FEATURES = {
 @pytest.mark.parametrize(
     ("metrics", "database", "removed"),
     [
-        (True, "sqlite", ["shared", "stateless"]),
-        (False, "none", ["app/database", "app/metrics.py", "shared", "tests/test_metrics.py"]),
-        (True, "none", ["app/database", "shared"]),
+        ("yes", "sqlite", ["shared", "stateless"]),
+        ("no", "none", ["app/database", "app/metrics.py", "shared", "tests/test_metrics.py"]),
+        ("yes", "none", ["app/database", "shared"]),
     ],
 )
 def test_files_of_unselected_features_go_and_shared_ones_need_both(
-    metrics: bool, database: str, removed: list[str]
+    metrics: str, database: str, removed: list[str]
 ) -> None:
     context = {"_features": FEATURES, "metrics": metrics, "database": database}
     assert hook.unselected_paths(context) == removed
