@@ -192,8 +192,8 @@ class Answers(ext.Extension):
 class Sealed(ext.Extension):
     """Do nothing. Jinja imports this for the `[]` at the end of `_extensions`.
 
-    Cookiecutter compares lists as sets, which fails for a list in a list: so nobody can replace
-    `_extensions` by an empty list, which would let answers run as templates.
+    An empty `_extensions` from a caller would let answers run as templates. Cookiecutter compares
+    lists as sets, which cannot hold a list: so a caller's `_extensions` is always a TypeError.
     """
 
 

@@ -147,7 +147,7 @@ def _refuse_open_result(result: T) -> T:
     kinds = sa.Result, sa.ScalarResult, sa.MappingResult
     if isinstance(result, kinds) and getattr(result, "returns_rows", True):
         result.close()  # SQLite would keep its lock until then
-        raise TypeError("return rows, as result.all() does, not a result: it is read too late")
+        raise TypeError("return rows, such as result.all(): the connection of a result is closed")
     return result
 
 

@@ -120,8 +120,8 @@ if sys.platform != "win32":  # a forked child must not repeat its parent's waiti
 def log_request(scope: Scope, level: int, route: str | None, status: int, seconds: float) -> None:
     """Log a request that was answered.
 
-    JSON is written without a record, which costs less, unless somebody has changed what happens to
-    records: by another handler, a filter, a level, a formatter or a factory.
+    JSON is written without a record, which costs less. A record is made if the service has another
+    handler, filter, level, formatter or factory of records.
     """
     if not requests.isEnabledFor(level):
         return

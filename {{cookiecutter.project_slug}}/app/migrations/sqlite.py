@@ -319,8 +319,8 @@ def verify(connection: Connection) -> None:
 def _check_names(connection: Connection, lost: set[str], rebuilt: dict[str, Any]) -> None:
     """Raise an error if a view, trigger, index or CHECK refers to a column that is gone.
 
-    SQLite checks most names when a column is renamed, and puts single quotes where it takes a name
-    in double quotes for a text, because there is no such column.
+    SQLite checks most names when a column is renamed. A name in double quotes without a column is a
+    text for SQLite, which then writes it in single quotes.
     """
     every = "SELECT type || name, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     before = connection.exec_driver_sql(every).all()
