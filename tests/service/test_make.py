@@ -161,6 +161,7 @@ def test_make_and_compose_take_the_same_port_tag_and_project_from_env(service: S
 
 
 def test_a_value_that_compose_cannot_read_is_refused(service: Service) -> None:
+    service.run("make", "build")
     for value in '"q', "${X":
         with env_file(service, f"VALUE={value}\n"):
             assert ".env: " in service.fails("docker", "compose", "up")
