@@ -316,17 +316,6 @@ def test_compose_builds_the_image_once_and_its_containers_can_write_to_tmp(
         assert each["tmpfs"] == ["/tmp:size=256m"]
 
 
-def test_the_locks_name_the_commands_of_make_lock(bake: Bake) -> None:
-    """Robots repeat the command that they find in a lock."""
-    service = bake()
-    commands = re.findall("uv pip compile .*", service.run("make", "--dry-run", "lock"))
-    assert len(commands) == 2
-    for command in commands:
-        (name,) = re.findall(r"--output-file (\S+)", command)
-        named = " ".join(command.replace("--quiet ", "").split())
-        assert service.read(name).splitlines()[1] == f"#    {named}"
-
-
 def test_a_rename_takes_the_changes_that_the_readme_lists(bake: Bake) -> None:
     service = bake(project_slug="old-slug", project_name="Old Title")
     (told,) = re.findall(r"To rename the service, (.*?)\.\n", service.read("README.md"), re.DOTALL)
@@ -340,6 +329,7 @@ def test_a_rename_takes_the_changes_that_the_readme_lists(bake: Bake) -> None:
 def test_make_lock_writes_the_locks_that_are_there(
     database: str, bake: Bake, tmp_path: Path
 ) -> None:
+    """With the command in their headers, which robots repeat."""
     service = bake(database=database).copy(tmp_path / "service")
     locks = "requirements.txt", "requirements-dev.txt"
     before = [service.read(name) for name in locks]
