@@ -97,7 +97,7 @@ DEFECTS = [
         f"{SERVICE}/requirements.txt",
         "    --hash=sha256:",
         "    # sha256:",
-        "tests/template/test_template.py -k every_pin_has_hashes",
+        "-m slow tests/template/test_template.py -k locks_are_what_lock_py_writes",
     ),
     Defect(
         "a description without quotes in pyproject.toml",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from hooks import post_gen_project
 from tests.support.commands import run
@@ -103,25 +101,6 @@ DEV = TEMPLATE / "requirements-dev.txt"
 TESTS = ROOT / "tests" / "requirements.txt"
 
 
-def test_the_locks_fit_the_ranges_of_pyproject() -> None:
-    service = tomllib.loads((TEMPLATE / "pyproject.toml").read_text("utf-8"))
-    template = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    for lock, requirements in (
-        (RUNTIME, service["project"]["dependencies"]),
-        (DEV, service["dependency-groups"]["dev"]),
-        (TESTS, template["dependency-groups"]["dev"]),
-    ):
-        pinned = pins(lock)
-        for requirement in map(Requirement, requirements):
-            assert pinned[requirement.name] in requirement.specifier, requirement
-
-
-def test_a_package_has_one_version_in_all_locks() -> None:
-    tests = pins(TESTS)
-    for lock in RUNTIME, DEV:
-        assert pins(lock).items() <= tests.items()
-
-
 @pytest.mark.parametrize(
     ("database", "packages"), [("none", 18), ("sqlite", 22), ("postgresql", 25)]
 )
@@ -133,14 +112,9 @@ def test_the_image_gets_no_more_than_the_service_needs(
     assert not pins(lock).keys() & {"pip", "pytest", "httpx2", "ruff", "mypy", "uvloop"}
 
 
-def test_every_pin_has_hashes() -> None:
-    for lock in RUNTIME, DEV, TESTS:
-        for entry in re.split(r"^(?=[a-z0-9])", lock.read_text("utf-8"), flags=re.MULTILINE)[1:]:
-            assert "--hash=sha256:" in entry, entry
-
-
 @pytest.mark.slow
 def test_the_locks_are_what_lock_py_writes() -> None:
+    """With the ranges of pyproject.toml, one version of a package everywhere, and a hash for each."""
     before = {lock: lock.read_bytes() for lock in (RUNTIME, DEV, TESTS)}
     try:
         run(sys.executable, "scripts/lock.py", cwd=ROOT)
