@@ -40,12 +40,6 @@ def test_the_files_of_both_pipelines_are_sound(database: str, bake: Bake) -> Non
         assert len(service.read(name).splitlines()) <= 120
 
 
-def test_no_expression_enters_a_shell_line(bake: Bake) -> None:
-    for name in "ci", "upgrade":
-        for scripts in of_github(bake().path / f"{WORKFLOWS}/{name}.yml").values():
-            assert not [script for script in scripts if "${{" in script.text]
-
-
 @pytest.mark.parametrize("ci", CONFIG["ci"])
 def test_there_is_no_trace_of_another_pipeline(ci: str, bake: Bake) -> None:
     service = bake(ci=ci)

@@ -15,7 +15,6 @@ from tests.support.repository import CONFIG, ROOT, TEMPLATE, sources
 from tests.support.services import Bake
 
 TAG = re.compile(r"\s*# \{% (if [a-z_.=!' \"]+|endif) %\}")
-FEATURE = re.compile(r"cookiecutter\.([a-z_]+)")
 
 
 def in_place(*command: str) -> None:
@@ -45,17 +44,6 @@ def test_tags_stay_within_their_budget() -> None:
         tags += here
         lines += len(text.splitlines())
     assert tags <= 0.03 * lines
-
-
-def test_a_tag_names_a_feature_that_is_listed() -> None:
-    tagged = {
-        name
-        for source in sources()
-        for line in source.read_text("utf-8").splitlines()
-        if TAG.fullmatch(line)
-        for name in FEATURE.findall(line)
-    }
-    assert tagged <= {feature.partition("=")[0] for feature in CONFIG["_features"]}
 
 
 def test_every_file_of_a_feature_exists() -> None:
