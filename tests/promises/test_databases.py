@@ -34,7 +34,7 @@ from tests.support.containers import (
     ended,
     running,
 )
-from tests.support.databases import database, migrate, postgresql_container, volume
+from tests.support.databases import Server, database, migrate, postgresql_container, volume
 from tests.support.load import request
 from tests.support.services import Bake
 
@@ -240,7 +240,8 @@ def test_a_thousand_requests_without_the_server_are_503_and_leave_nothing(
             docker(*lose.split(), *place, server.name)
             assert Counter(clients.map(ask, range(1000))) == {503: 1000}
             docker(*back.split(), *place, server.name)
-            wait_until(lambda: set(clients.map(ask, range(100))) == {200, 201}, 30)
+            Server(server, "", "").wait_ready()
+            wait_until(lambda: set(clients.map(ask, range(100))) == {200, 201}, 5)
         assert threads() == before
         assert started.worker_pids() == workers
         assert started.health == "healthy"

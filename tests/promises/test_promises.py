@@ -507,6 +507,26 @@ def test_12_idle_connections_are_kept_and_a_prefix_works(image: str) -> None:
 # 14 -----------------------------------------------------------------------------------------------
 
 
+def test_14_every_answer_has_the_security_headers_and_every_405_has_allow(image: str) -> None:
+    with running(image) as started:
+        for path in "/", "/items/1", "/items/x", "/nowhere", "/faults/error", "/docs":
+            headers = started.request("GET", path).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cache-control"] == "no-store"
+            assert "server" not in headers
+        for path, allowed in (
+            ("/", "GET, HEAD"),
+            ("/items/1", "DELETE, GET, HEAD, PUT"),
+            ("/items/", "GET, HEAD, POST"),
+        ):
+            for method in "TRACE", "PATCH", "PROPFIND":
+                answer = started.request(method, path)
+                assert answer.status_code == 405
+                assert answer.headers["allow"] == allowed
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3] if FULL else [1])
 @pytest.mark.parametrize("kind", CONFIG["database"])
 def test_14_schemathesis_finds_nothing(kind: str, seed: int, build: Build, tmp_path: Path) -> None:
