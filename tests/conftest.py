@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_COUNT": "1"}
         os.environ |= {"GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
         folder = tempfile.TemporaryDirectory()
-        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = folder.name
         config.add_cleanup(folder.cleanup)
 
 

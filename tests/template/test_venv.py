@@ -34,6 +34,11 @@ OTHER = 11 if THIS == 15 else 15
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
+def test_the_tests_leave_no_byte_code_in_the_template_folder() -> None:
+    """Cookiecutter would copy it into services."""
+    assert not Path(importlib.util.cache_from_source(str(SCRIPT))).is_relative_to(TEMPLATE)
+
+
 # Finding an interpreter
 
 
