@@ -109,6 +109,9 @@ def test_copier_update_takes_over_a_change(
     main = service / "app" / "main.py"
     edit(main, "Welcome the caller.", "Greet the caller.")
     shutil.rmtree(service / "app" / "items")
+    ignored = service / "kubernetes" / ".env"  # in a folder of an unselected option
+    ignored.parent.mkdir()
+    ignored.write_text("SECRET=mine")
     commit(service)
     edit(dockerfile, "interval=10s", "interval=15s")
     commit(repository)
@@ -121,3 +124,4 @@ def test_copier_update_takes_over_a_change(
     assert changed == [".copier-answers.yml", "Dockerfile"]
     assert "interval=15s" in (service / "Dockerfile").read_text()
     assert "Greet the caller." in main.read_text()
+    assert ignored.read_text() == "SECRET=mine"
