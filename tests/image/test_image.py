@@ -104,6 +104,20 @@ def test_both_locks_install_and_its_tests_pass(
     assert "skipped" not in output
 
 
+@pytest.mark.parametrize(
+    ("environment", "workers"),
+    [({"WORKERS": "2", "WEB_CONCURRENCY": "3"}, 3), ({"PORT": "9999", "WORKERS": "1"}, 1)],
+)
+def test_the_environment_overrides_the_answers(
+    environment: dict[str, str], workers: int, build: Build
+) -> None:
+    options = [f"--env={name}={value}" for name, value in environment.items()]
+    with container(build(), *options, port=int(environment.get("PORT", 8000))) as running:
+        running.wait_healthy()
+        assert running.request("GET", "/health").status_code == 200
+        wait_until(lambda: len(running.worker_pids()) == workers, 10)
+
+
 SECRETS = [
     *(".env", ".env.local", "app/.env", "app/items/.env.production", ".git/config", "id_rsa"),
     *("app/id_rsa", "server.pem", "app/server.pem", ".netrc", "pip.conf", ".aws/credentials"),
