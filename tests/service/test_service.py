@@ -30,6 +30,7 @@ def test_it_has_exactly_these_files(service: Service) -> None:
     others += ["database", "migration", "threads"] * (service.answers["database"] == "none")
     others += ["kubernetes"] * (service.answers["kubernetes"] == "no")
     assert [name for name in service.files() for other in others if other in name.lower()] == []
+    assert len(service.read("README.md").splitlines()) < 120
     owned = [f for f in files(DEFAULTS) if not f.startswith(("server/", "tests/server/"))]
     assert len(owned) <= 50
     assert [p for p in service.path.rglob("*") if p.is_dir() and not any(p.iterdir())] == []

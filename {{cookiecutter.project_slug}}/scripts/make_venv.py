@@ -81,7 +81,7 @@ def usable(uv: str | None) -> bool:
     """Tell whether .venv has a Python of its own, and pip where there is no uv."""
     code = f"import sys{'' if uv else ', pip._internal'}; sys.exit(sys.prefix == sys.base_prefix)"
     try:
-        run(PYTHON, "-I", "-c", code, seconds=10)
+        run(PYTHON, "-I", "-c", code, seconds=60)  # on a slow disk, too: create() clears the folder
     except (VenvError, OSError):
         return False
     return True
